@@ -66,7 +66,7 @@ class Row:
         codes = all(any(cause.code in wanted.split("|") for cause in named) for wanted in self.fault.cause)
         wanted_first = {code for wanted in self.fault.cause for code in wanted.split("|")}
         first = self.attribution.cause.code in wanted_first
-        placed = not self.fault.where or any(self.fault.where in cause.where for cause in named)
+        placed = not self.fault.place or any(self.fault.place in cause.place for cause in named)
         return codes and first and placed
 
     @property
@@ -76,7 +76,7 @@ class Row:
             return "-" if not self.flagged else "none named"
         first = self.attribution.cause
         more = f" (+{', '.join(cause.code for cause in self.attribution.also)})" if self.attribution.also else ""
-        return f"{first.code} @ {first.where}{more}" if first.where else first.code + more
+        return f"{first.code} @ {first.place}{more}" if first.place else first.code + more
 
     def write(self, path: Path) -> None:
         """Keep the row, so that a later call need not run the fault again."""

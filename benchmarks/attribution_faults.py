@@ -17,17 +17,17 @@ class Fault:
     specs: tuple[Spec, ...]
     cause: tuple[str, ...]
     """Codes of which each must be named, the first of them or one beside it; empty: benign, nothing may be flagged."""
-    where: str = ""
-    """What ``where`` of the cause must hold."""
+    place: str = ""
+    """What ``place`` of the cause must hold."""
     checkpoint: str = ""
     """Name of a broken export to load instead: ``stale``, ``nibbles``, or a task of `benchmarks.power.design`."""
     generates: bool = True
     """Whether the generation is run although a probe may have decided: for what pixels would have said."""
 
 
-def one(name: str, cause: str, where: str = "", *, generates: bool = True, **spec: Any) -> Fault:
+def one(name: str, cause: str, place: str = "", *, generates: bool = True, **spec: Any) -> Fault:
     """A single fault; its kind is the first word of its name."""
-    return Fault(name, ({"kind": name.split()[0], **spec},), (cause,) if cause else (), where, generates=generates)
+    return Fault(name, ({"kind": name.split()[0], **spec},), (cause,) if cause else (), place, generates=generates)
 
 
 ONE = "transformer_2/blocks.2.ffn.net.2"
@@ -79,8 +79,8 @@ def every_linear(names: dict[str, tuple[str, ...]]) -> Iterator[Fault]:
     """A nibble swap in every quantized Linear in turn; stopped by the probe, as it would be in the lane."""
     for expert, modules in names.items():
         for module in modules:
-            where = f"{expert}/{module}"
-            yield one(f"nibble {where}", "nibble_order", where, generates=False, where_=where)
+            place = f"{expert}/{module}"
+            yield one(f"nibble {place}", "nibble_order", place, generates=False, where_=place)
 
 
 def sent(fault: Fault) -> list[Spec]:

@@ -41,7 +41,7 @@ def image_list(model: str) -> tuple[Fault, ...]:
             one("boundary .9 -> .5", "boundary_ratio", to=0.5),
         ]
     faults += [
-        one(f"condition {name}", "image_condition_differs", what=name)
+        one(f"condition {name}", "image_condition_differs", condition=name)
         for name, fault in CONDITIONING.items()
         if model in fault.models
     ]
@@ -54,8 +54,8 @@ def _of_one_expert(fault: Fault) -> Fault:
          for key, value in spec.items()}
         for spec in fault.specs
     )  # fmt: skip
-    where = "" if fault.where == "both experts" else fault.where.replace("transformer_2", "transformer")
-    return replace(fault, specs=specs, where=where)
+    place = "" if fault.place == "both experts" else fault.place.replace("transformer_2", "transformer")
+    return replace(fault, specs=specs, place=place)
 
 
 def _broken_exports(model: str) -> Iterator[Fault]:

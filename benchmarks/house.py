@@ -65,17 +65,21 @@ def count_lines(source: str) -> Lines:
 
 
 def _docstring_lines(source: str) -> set[int]:
-    """Return the numbers (from 1) of the lines that docstrings of modules, classes and functions fill."""
+    """Return the numbers (from 1) of the lines that docstrings fill: of modules, classes, functions and attributes.
+
+    The docstring of an attribute is a string that stands alone directly below its assignment (PEP 257).
+    """
     numbers: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                numbers.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+            for before, statement in zip([None, *node.body], node.body, strict=False):
+                if (
+                    isinstance(before, ast.Assign | ast.AnnAssign | None)
+                    and isinstance(statement, ast.Expr)
+                    and isinstance(statement.value, ast.Constant)
+                    and isinstance(statement.value.value, str)
+                ):
+                    numbers.update(range(statement.lineno, (statement.end_lineno or statement.lineno) + 1))
     return numbers
 
 

@@ -46,7 +46,7 @@ def milliseconds_to_open(index: Path) -> float:
     """``performance.now()`` in the page, two frames after its load event; median of five fresh contexts."""
     from playwright.sync_api import sync_playwright
 
-    from harness.report.screenshots import chromium
+    from benchmarks.pages.screenshots import chromium
 
     script = (
         "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now()))))"

@@ -12,14 +12,14 @@ class QuantgateError(Exception):
 
     Args:
         message: one sentence that names the fault.
-        where: ``file:line``, a path, or a case id; empty if the error has no place.
+        place: ``file:line``, a path, or a case id; empty if the error has no place.
         remedy: the next command to type, or the setting to change.
     """
 
     outcome: Outcome = Outcome.INFRA
 
-    def __init__(self, message: str, *, where: str = "", remedy: str = "") -> None:
-        self.what, self.where, self.remedy = message, where, remedy
+    def __init__(self, message: str, *, place: str = "", remedy: str = "") -> None:
+        self.message, self.place, self.remedy = message, place, remedy
         super().__init__(str(self))
 
     @property
@@ -28,16 +28,16 @@ class QuantgateError(Exception):
         return RULES[self.outcome].exit_code
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
+        text = f"{self.place}: {self.message}" if self.place else self.message
         return f"{text}\n  next: {self.remedy}" if self.remedy else text
 
     def __reduce__(self) -> tuple[object, ...]:
         # default pickling would pass `str(self)` as `message` and lose place and remedy
-        return (_rebuild, (type(self), self.what, self.where, self.remedy))
+        return (_rebuild, (type(self), self.message, self.place, self.remedy))
 
 
-def _rebuild(kind: type[QuantgateError], message: str, where: str, remedy: str) -> QuantgateError:
-    return kind(message, where=where, remedy=remedy)
+def _rebuild(kind: type[QuantgateError], message: str, place: str, remedy: str) -> QuantgateError:
+    return kind(message, place=place, remedy=remedy)
 
 
 class InvalidCaseError(QuantgateError):
@@ -68,27 +68,27 @@ class InfraError(QuantgateError):
         self,
         message: str,
         *,
-        where: str = "",
+        place: str = "",
         remedy: str = "",
         kind: str = "crash",
         output: Mapping[str, str] | None = None,
     ) -> None:
         self.kind, self.output = kind, dict(output or {})
-        super().__init__(message, where=where, remedy=remedy)
+        super().__init__(message, place=place, remedy=remedy)
 
 
-def disk_error(error: OSError, then: str = "", *, where: str = "") -> InfraError:
+def disk_error(error: OSError, then: str = "", *, place: str = "") -> InfraError:
     """Convert an ``OSError`` of a file or a disk to an ``InfraError`` of one line.
 
     Args:
         error: its ``strerror`` becomes the message.
         then: consequence for the running command, appended to the message.
-        where: path to show instead of the file name of ``error``.
+        place: path to show instead of the file name of ``error``.
     """
     reason = error.strerror or str(error) or type(error).__name__
     return InfraError(
         f"{reason}; {then}" if then else reason,
-        where=where or str(error.filename or ""),
+        place=place or str(error.filename or ""),
         remedy="see that it can be written and that the disk has room (df -h), then type the command again",
         kind="disk",
     )
@@ -104,9 +104,9 @@ class CheckpointFaultError(QuantgateError):
 
     outcome = Outcome.CHECKPOINT_FAULT
 
-    def __init__(self, message: str, *, where: str = "", remedy: str = "", code: str = "") -> None:
+    def __init__(self, message: str, *, place: str = "", remedy: str = "", code: str = "") -> None:
         self.code = code
-        super().__init__(message, where=where, remedy=remedy)
+        super().__init__(message, place=place, remedy=remedy)
 
 
 class GoldenError(QuantgateError):

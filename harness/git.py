@@ -77,18 +77,14 @@ def _git(root: Path, *arguments: str) -> str:
     top = git_top(root)
     if top is None:
         return ""
-    git = shutil.which("git")
-    if git is None:
+    if shutil.which("git") is None:
         raise InvalidCaseError(
             f"{root} is a git repository, and there is no git to ask for changes", remedy="install git"
         )
-    # a hook of git sets GIT_DIR and the like, which would direct these calls to another repository
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = [git, "-C", str(top), *arguments]
-    completed = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    completed = run_git(top, *arguments)
     if completed.returncode:
-        raise InvalidCaseError(f"git {arguments[0]} failed: {completed.stderr.strip()}", where=str(root))
-    return completed.stdout
+        raise InvalidCaseError(f"git {arguments[0]} failed: {_text(completed.stderr)}", place=str(root))
+    return os.fsdecode(completed.stdout)
 
 
 _PULL = re.compile(r"^refs/pull/([0-9]+)/")
@@ -122,11 +118,10 @@ def checkout_of(root: Path, environ: Mapping[str, str]) -> Checkout:
     if environ.get("GITHUB_RUN_ID", "").isdigit():
         server, repository = environ.get("GITHUB_SERVER_URL", ""), environ.get("GITHUB_REPOSITORY", "")
         run = f"{server}/{repository}/actions/runs/{environ['GITHUB_RUN_ID']}"
-    head = _quiet(root, "rev-parse", "HEAD")
-    dirty = "+dirty" if head and _quiet(root, "status", "--porcelain", "--untracked-files=no") else ""
+    head = head_of(root)
     branch = fact("branch") or fact("ref") or _quiet(root, "symbolic-ref", "--short", "-q", "HEAD")
     return Checkout(
-        commit=f"{head or fact('commit')}{dirty}",
+        commit=head or fact("commit"),
         branch=branch,
         pull_request=pull,
         ci_run=run if run.startswith("https://") else "",
@@ -135,11 +130,34 @@ def checkout_of(root: Path, environ: Mapping[str, str]) -> Checkout:
 
 def _quiet(root: Path, *arguments: str) -> str:
     """Return git's output; empty if git is absent, fails or takes more than 30 seconds."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        completed = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False, env=env, timeout=30
-        )
+        completed = run_git(root, *arguments, seconds=30.0)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return completed.stdout.strip() if completed.returncode == 0 else ""
+    return _text(completed.stdout) if completed.returncode == 0 else ""
+
+
+def head_of(root: Path) -> str:
+    """Return the commit of the work tree, with ``+dirty`` if tracked files were changed; empty outside a work tree."""
+    head = _quiet(root, "rev-parse", "HEAD")
+    return f"{head}+dirty" if head and _quiet(root, "status", "--porcelain", "--untracked-files=no") else head
+
+
+def run_git(
+    root: Path, *arguments: str, stdin: bytes = b"", seconds: float = 120.0
+) -> subprocess.CompletedProcess[bytes]:
+    """Run git in ``root``, whatever its exit status.
+
+    Raises:
+        OSError, subprocess.TimeoutExpired: git is absent, or took longer than ``seconds``.
+    """
+    # a hook of git sets GIT_DIR and the like, which would direct these calls to another repository
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # replacement objects (`git replace`) are local to a clone, and could show other files than the commit holds
+    env["GIT_NO_REPLACE_OBJECTS"] = "1"
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=seconds, env=env)
+
+
+def _text(output: bytes) -> str:
+    return output.decode(errors="replace").strip()

@@ -85,7 +85,7 @@ def read_inside(root: Path, path: str) -> bytes | None:
         raise
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise GoldenError("this is no regular file", where=str(root / path), remedy=f"remove it: rm -r {path}")
+            raise GoldenError("this is no regular file", place=str(root / path), remedy=f"remove it: rm -r {path}")
         return file.read()
 
 
@@ -165,13 +165,13 @@ def _folder(root: Path, parts: list[str], *, make: bool) -> Iterator[int]:
 
 def _outside(path: str, root: Path) -> GoldenError:
     return GoldenError(
-        f"{path!r} lies outside of this folder", where=str(root), remedy="name a path inside of the project"
+        f"{path!r} lies outside of this folder", place=str(root), remedy="name a path inside of the project"
     )
 
 
 def _link(place: Path, root: Path) -> GoldenError:
     return GoldenError(
         f"{place.name} is a link, and what is written or read below {root} must lie in it",
-        where=str(place),
+        place=str(place),
         remedy=f"put the folder itself there (a bind mount for another disk): ls -l {place}",
     )

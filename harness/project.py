@@ -94,14 +94,14 @@ def _settings(repository: Path) -> dict[str, Any] | None:
         return None
     except (OSError, UnreadableError) as error:
         raise InvalidCaseError(
-            f"cannot be read: {reason(error)}", where=str(file), remedy="correct the file, which must be TOML in UTF-8"
+            f"cannot be read: {reason(error)}", place=str(file), remedy="correct the file, which must be TOML in UTF-8"
         ) from error
     if table is None:
         return None
     if not isinstance(table, dict) or set(table) - {"root"} or not isinstance(table.get("root", "."), str):
         raise InvalidCaseError(
             "[tool.quantgate] takes one key, root, a folder of this repository",
-            where=str(file),
+            place=str(file),
             remedy='[tool.quantgate]\nroot = "ci/video"',
         )
     return table
@@ -113,7 +113,7 @@ def _configured_root(repository: Path) -> Path:
     if not root.is_relative_to(repository):
         raise InvalidCaseError(
             f"[tool.quantgate] root leads out of the repository: {named}",
-            where=str(repository / "pyproject.toml"),
+            place=str(repository / "pyproject.toml"),
             remedy='name a folder of this repository, such as root = "ci/video"',
         )
     return root
@@ -142,7 +142,7 @@ def project_root(folder: Path) -> Path:
     start = "" if hint or not root.is_dir() else "; `quantgate init` makes a project of this folder"
     raise InvalidCaseError(
         "no cases/ folder here" if root.is_dir() else "there is no such folder",
-        where=str(root),
+        place=str(root),
         remedy=f"run it in the project's folder{hint}, or pass --root{start}",
     )
 

@@ -64,7 +64,7 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
         # one byte more than the limit shows that the file grew after its size was read
         data = file.read(limit + 1) if size <= limit else b""
     if size > limit or len(data) > limit:
-        raise UnreadableError(f"it is larger than {limit} bytes, which is the most that is read", where=str(path))
+        raise UnreadableError(f"it is larger than {limit} bytes, which is the most that is read", place=str(path))
     return data
 
 
@@ -81,7 +81,7 @@ def _regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
     with os.fdopen(handle, "rb") as file:
         state = os.fstat(handle)
         if not stat.S_ISREG(state.st_mode):
-            raise UnreadableError("it is not a regular file", where=str(path))
+            raise UnreadableError("it is not a regular file", place=str(path))
         yield file, state.st_size
 
 
@@ -104,7 +104,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def decode(data: bytes, where: str) -> str:
+def decode(data: bytes, place: str) -> str:
     """Decode UTF-8 and drop a byte order mark at the beginning.
 
     Raises:
@@ -114,7 +114,7 @@ def decode(data: bytes, where: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UnreadableError(f"it is not UTF-8: byte 0x{data[error.start]:02x}", where=f"{where}:{line}") from None
+        raise UnreadableError(f"it is not UTF-8: byte 0x{data[error.start]:02x}", place=f"{place}:{line}") from None
 
 
 def read_text(path: Path, *, limit: int = MAX_BYTES) -> str:
@@ -127,12 +127,12 @@ def read_text(path: Path, *, limit: int = MAX_BYTES) -> str:
     return decode(read_bytes(path, limit=limit), str(path))
 
 
-def parse_json(data: bytes | str, where: str, *, finite: bool = True) -> Any:
+def parse_json(data: bytes | str, place: str, *, finite: bool = True) -> Any:
     """Parse strict JSON.
 
     Args:
         data: UTF-8 bytes, or text.
-        where: name of the file, for messages.
+        place: name of the file, for messages.
         finite: refuse NaN and infinities, which no JSON file may hold; the engine protocol allows them.
 
     Raises:
@@ -144,48 +144,48 @@ def parse_json(data: bytes | str, where: str, *, finite: bool = True) -> Any:
         result = dict(pairs)
         # `json` alone would silently keep the last of two equal keys
         if len(result) != len(pairs):
-            raise UnreadableError(f"the key {_short(_twice(pairs))} stands twice in one object", where=where)
+            raise UnreadableError(f"the key {_short(_twice(pairs))} stands twice in one object", place=place)
         return result
 
     def constant(word: str) -> float:
         if finite:
-            raise UnreadableError(f"{word} is no JSON", where=where)
+            raise UnreadableError(f"{word} is no JSON", place=place)
         return float(word)
 
     long_number = f"it holds a number of more than {MAX_BITS} bits"
-    value = _loads(data, where, MAX_DEPTH, long_number, object_pairs_hook=unique, parse_constant=constant)
-    _check_values(value, where, finite)
+    value = _loads(data, place, MAX_DEPTH, long_number, object_pairs_hook=unique, parse_constant=constant)
+    _check_values(value, place, finite)
     return value
 
 
-def parse_foreign(data: bytes | str, where: str) -> Any:
+def parse_foreign(data: bytes | str, place: str) -> Any:
     """Parse JSON as the loaders of others do: NaN, large numbers and repeated keys (the last counts) are accepted.
 
     Raises:
         UnreadableError: not UTF-8, not JSON, or nested deeper than ``MAX_FOREIGN_DEPTH``.
     """
-    value = _loads(data, where, MAX_FOREIGN_DEPTH, "it holds a number of thousands of digits")
-    for _ in _containers(value, where, MAX_FOREIGN_DEPTH):
+    value = _loads(data, place, MAX_FOREIGN_DEPTH, "it holds a number of thousands of digits")
+    for _ in _containers(value, place, MAX_FOREIGN_DEPTH):
         pass  # only their depth is checked
     return value
 
 
-def _loads(data: bytes | str, where: str, deepest: int, long_number: str, **hooks: Any) -> Any:
+def _loads(data: bytes | str, place: str, deepest: int, long_number: str, **hooks: Any) -> Any:
     """Decode JSON. ``json`` itself stops only far beyond ``deepest`` levels: `_containers` checks the depth."""
-    text = decode(data, where) if isinstance(data, bytes) else data
+    text = decode(data, place) if isinstance(data, bytes) else data
     try:
         return json.loads(text, **hooks)
     except UnreadableError:  # of a hook
         raise
     except json.JSONDecodeError as error:
-        raise UnreadableError(f"it is not JSON: {error.msg}", where=f"{where}:{error.lineno}") from None
+        raise UnreadableError(f"it is not JSON: {error.msg}", place=f"{place}:{error.lineno}") from None
     except RecursionError:
-        raise UnreadableError(f"it is nested deeper than {deepest} levels", where=where) from None
+        raise UnreadableError(f"it is nested deeper than {deepest} levels", place=place) from None
     except ValueError:  # the only other one: Python refuses to convert thousands of digits
-        raise UnreadableError(long_number, where=where) from None
+        raise UnreadableError(long_number, place=place) from None
 
 
-def _containers(root: Any, where: str, deepest: int) -> Iterator[dict[str, Any] | list[Any]]:
+def _containers(root: Any, place: str, deepest: int) -> Iterator[dict[str, Any] | list[Any]]:
     """Yield the objects and lists of a JSON value, and a list of the value itself.
 
     Raises:
@@ -196,7 +196,7 @@ def _containers(root: Any, where: str, deepest: int) -> Iterator[dict[str, Any] 
         # a stack and no recursion, so that deep nesting never hits Python's limit
         holder, depth = stack.pop()
         if depth > deepest:
-            raise UnreadableError(f"it is nested deeper than {deepest} levels", where=where)
+            raise UnreadableError(f"it is nested deeper than {deepest} levels", place=place)
         yield holder
         items = holder.values() if isinstance(holder, dict) else holder
         stack.extend((item, depth + 1) for item in items if isinstance(item, dict | list))
@@ -217,19 +217,19 @@ def read_foreign(path: Path, *, limit: int = MAX_BYTES) -> Any:
     return parse_foreign(read_bytes(path, limit=limit), str(path))
 
 
-def parse_toml(data: bytes | str, where: str) -> dict[str, Any]:
+def parse_toml(data: bytes | str, place: str) -> dict[str, Any]:
     """Parse TOML.
 
     Raises:
         UnreadableError: not UTF-8, not TOML, or nested too deep.
     """
-    text = decode(data, where) if isinstance(data, bytes) else data
+    text = decode(data, place) if isinstance(data, bytes) else data
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise UnreadableError("it is nested too deep", where=where) from None
+        raise UnreadableError("it is nested too deep", place=place) from None
     except ValueError as error:  # ``TOMLDecodeError`` is one; thousands of digits raise another
-        raise UnreadableError(f"it is not TOML: {' '.join(str(error).split())[:200]}", where=where) from None
+        raise UnreadableError(f"it is not TOML: {' '.join(str(error).split())[:200]}", place=place) from None
 
 
 def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
@@ -242,29 +242,29 @@ def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
     return parse_json(read_bytes(path, limit=limit), str(path))
 
 
-def parse_object(data: bytes | str, where: str, *, finite: bool = True) -> dict[str, Any]:
+def parse_object(data: bytes | str, place: str, *, finite: bool = True) -> dict[str, Any]:
     """Parse strict JSON that must be an object. Raises ``UnreadableError``."""
-    value = parse_json(data, where, finite=finite)
+    value = parse_json(data, place, finite=finite)
     if not isinstance(value, dict):
-        raise UnreadableError("it holds no JSON object", where=where)
+        raise UnreadableError("it holds no JSON object", place=place)
     return value
 
 
-def parse_record(kind: type[R], data: bytes | str, where: str) -> R:
+def parse_record(kind: type[R], data: bytes | str, place: str) -> R:
     """Parse one record.
 
     Raises:
         UnreadableError: not strict JSON, or not this record: the first field that is wrong is named, its value is not.
     """
-    text = decode(data, where) if isinstance(data, bytes) else data
+    text = decode(data, place) if isinstance(data, bytes) else data
     # pydantic's JSON parser accepts repeated keys; the strict parser refuses them first
-    parse_json(text, where)
+    parse_json(text, place)
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        raise UnreadableError(sentence(error), where=where) from error
+        raise UnreadableError(sentence(error), place=place) from error
     except RecursionError:
-        raise UnreadableError(f"it is nested deeper than {MAX_DEPTH} levels", where=where) from None
+        raise UnreadableError(f"it is nested deeper than {MAX_DEPTH} levels", place=place) from None
 
 
 def read_record(kind: type[R], path: Path, *, limit: int = MAX_BYTES) -> R:
@@ -277,7 +277,7 @@ def read_record(kind: type[R], path: Path, *, limit: int = MAX_BYTES) -> R:
     return parse_record(kind, read_bytes(path, limit=limit), str(path))
 
 
-def parse_xml(data: bytes, where: str) -> ET.Element:
+def parse_xml(data: bytes, place: str) -> ET.Element:
     """Parse XML in UTF-8 without a document type, nested at most ``MAX_XML_DEPTH`` levels.
 
     Only entities make XML grow while it is read, and entities need a document type. An encoding other than UTF-8
@@ -286,9 +286,9 @@ def parse_xml(data: bytes, where: str) -> ET.Element:
     Raises:
         UnreadableError: the data is no such XML.
     """
-    text = decode(data, where)
+    text = decode(data, place)
     if "<!" in text.replace("<![CDATA[", "").replace("<!--", ""):
-        raise UnreadableError("it declares a document type", where=where)
+        raise UnreadableError("it declares a document type", place=place)
     depth = 0
     root: ET.Element | None = None
     parser: Any = ET.XMLPullParser(events=("start", "end"))
@@ -300,12 +300,12 @@ def parse_xml(data: bytes, where: str) -> ET.Element:
                 root = element if root is None else root
                 depth += 1 if event == "start" else -1
                 if depth > MAX_XML_DEPTH:
-                    raise UnreadableError(f"it is nested deeper than {MAX_XML_DEPTH} levels", where=where)
+                    raise UnreadableError(f"it is nested deeper than {MAX_XML_DEPTH} levels", place=place)
         parser.close()
     except ET.ParseError as error:
-        raise UnreadableError(f"it is not XML: {error}", where=where) from None
+        raise UnreadableError(f"it is not XML: {error}", place=place) from None
     if root is None:
-        raise UnreadableError("it is not XML: no element found", where=where)
+        raise UnreadableError("it is not XML: no element found", place=place)
     return root
 
 
@@ -320,16 +320,16 @@ def check_safetensors(path: Path, *, limit: int = MAX_HEADER_BYTES) -> None:
         first = file.read(8)
     length = int.from_bytes(first, "little")
     if len(first) < 8 or length < 2 or length + 8 > size:
-        raise UnreadableError("its header is incomplete", where=str(path))
+        raise UnreadableError("its header is incomplete", place=str(path))
     if length > limit:
-        raise UnreadableError(f"its header of {length} bytes is longer than {limit}", where=str(path))
+        raise UnreadableError(f"its header of {length} bytes is longer than {limit}", place=str(path))
 
 
 def reason(error: Exception) -> str:
     """Return in one line why a file could not be read, without the path that an ``OSError`` repeats."""
     if isinstance(error, UnreadableError):
-        place = error.where.rpartition(":")[2]
-        return f"{error.what} (line {place})" if place.isdigit() else error.what
+        place = error.place.rpartition(":")[2]
+        return f"{error.message} (line {place})" if place.isdigit() else error.message
     if isinstance(error, OSError):
         return error.strerror or str(error) or type(error).__name__
     return " ".join(str(error).split())
@@ -348,29 +348,29 @@ def sentence(error: ValidationError) -> str:
     return f"{_short(place, quote=False)}: {message}{more}" if place else f"{message}{more}"
 
 
-def _check_values(root: Any, where: str, finite: bool) -> None:
+def _check_values(root: Any, place: str, finite: bool) -> None:
     """Check depth, numbers, and text that cannot be written as UTF-8 again."""
-    for holder in _containers(root, where, MAX_DEPTH):
+    for holder in _containers(root, place, MAX_DEPTH):
         if isinstance(holder, dict):
             for key in holder:
-                _check_text(key, where)
+                _check_text(key, place)
         for item in holder.values() if isinstance(holder, dict) else holder:
             if isinstance(item, str):
-                _check_text(item, where)
+                _check_text(item, place)
             elif isinstance(item, float):
                 if finite and not math.isfinite(item):
-                    raise UnreadableError("it holds a number that is not finite", where=where)
+                    raise UnreadableError("it holds a number that is not finite", place=place)
             elif isinstance(item, int) and item.bit_length() > MAX_BITS:
-                raise UnreadableError(f"it holds a number of more than {MAX_BITS} bits", where=where)
+                raise UnreadableError(f"it holds a number of more than {MAX_BITS} bits", place=place)
 
 
-def _check_text(text: str, where: str) -> None:
+def _check_text(text: str, place: str) -> None:
     if text.isascii():
         return
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UnreadableError("it holds half a surrogate pair, which is no character", where=where) from None
+        raise UnreadableError("it holds half a surrogate pair, which is no character", place=place) from None
 
 
 def _twice(pairs: list[tuple[str, Any]]) -> str:

@@ -130,7 +130,7 @@ def test_an_observation_with_fields_of_others_is_one_sentence(tmp_path: Path) ->
     )
     with pytest.raises(GoldenError) as refused:
         read_observation(path)
-    assert refused.value.what.isprintable()
+    assert refused.value.message.isprintable()
 
 
 def test_a_clip_that_states_a_trillion_frames_is_refused_at_once(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_contract_file_with_thousands_of_problems_is_one_short_sentence(tmp_pa
     with pytest.raises(QuantgateError, match="malformed") as error:
         read_contract_file(path)
     assert len(str(error.value)) < 4000
-    assert "\n" not in error.value.what
+    assert "\n" not in error.value.message
 
 
 def test_a_file_with_thousands_of_problems_lists_some() -> None:
@@ -189,7 +189,7 @@ def test_an_error_on_the_terminal_has_no_control_characters(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse() -> None:
-        raise InvalidCaseError("\x1b]0;owned\x07\u202ename", where="a.yaml:1", remedy="next\x1b[2J")
+        raise InvalidCaseError("\x1b]0;owned\x07\u202ename", place="a.yaml:1", remedy="next\x1b[2J")
 
     monkeypatch.setattr(app, "app", refuse)
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)

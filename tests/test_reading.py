@@ -43,10 +43,10 @@ def test_a_bad_record_is_one_sentence_without_its_content(tmp_path: Path, name: 
     path.write_bytes(BAD[name])
     with pytest.raises(UnreadableError) as caught:
         CaseRecord.read(path)
-    assert str(path) in caught.value.where
-    assert "\n" not in caught.value.what
+    assert str(path) in caught.value.place
+    assert "\n" not in caught.value.message
     assert SECRET not in str(caught.value)
-    assert len(caught.value.what) < 600
+    assert len(caught.value.message) < 600
 
 
 @given(st.binary(max_size=200))

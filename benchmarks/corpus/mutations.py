@@ -180,14 +180,14 @@ def renamed_scale(edit: Edit, strength: str) -> None:
     each(edit, strength, change)
 
 
-def shard(what: str) -> Mutation:
+def shard(message: str) -> Mutation:
     def mutate(edit: Edit, strength: str) -> None:
         parts = 2 if strength == "expert" else 4
         index = edit.split("transformer", parts)
         shards = edit.shards("transformer")
-        if what == "missing":
+        if message == "missing":
             shards[-1].unlink()
-        elif what == "unindexed":
+        elif message == "unindexed":
             from safetensors.torch import load_file, save_file
 
             old = {name: value * 1.5 for name, value in load_file(shards[0]).items() if value.dtype == torch.bfloat16}

@@ -31,7 +31,7 @@ class Symptoms:
         try:
             frames = self.video(mutant)
         except QuantgateError as error:
-            return f"load refused: {error.what[:70]}"
+            return f"load refused: {error.message[:70]}"
         except Exception as error:  # what a loader does with broken input is the measurement
             return f"load fails: {type(error).__name__}: {str(error)[:50]}"
         if recipe not in self._right:

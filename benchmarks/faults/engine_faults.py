@@ -20,14 +20,14 @@ Spec = dict[str, Any]
 """``{"kind": "nibble", "where": "transformer/blocks.1", ...}``: JSON, so that it crosses a process boundary."""
 
 
-def quantized_in(experts: dict[str, Any], where: str) -> list[QuantizedLinear]:
-    """Quantized Linears below ``where``: ``*``, an expert, ``expert/blocks.N`` or ``expert/module``."""
+def quantized_in(experts: dict[str, Any], place: str) -> list[QuantizedLinear]:
+    """Quantized Linears below ``place``: ``*``, an expert, ``expert/blocks.N`` or ``expert/module``."""
     found = []
     for role, model in experts.items():
         for name, module in model.named_modules():
             path = f"{role}/{name}"
             if isinstance(module, QuantizedLinear) and (
-                where == "*" or f"{path}.".startswith((f"{where}/", f"{where}."))
+                place == "*" or f"{path}.".startswith((f"{place}/", f"{place}."))
             ):
                 found.append(module)
     return found
@@ -150,7 +150,7 @@ def _apply(spec: Spec, backend: Any, undos: list[Undo]) -> None:
         hooks = [model.register_forward_pre_hook(_noisy, with_kwargs=True) for model in backend.experts.values()]
         undos += [hook.remove for hook in hooks]
     elif kind == "condition":
-        context = CONDITIONING[spec["what"]].patch(pipe)
+        context = CONDITIONING[spec["condition"]].patch(pipe)
         context.__enter__()
         undos.append(lambda: context.__exit__(None, None, None))
     elif kind in SETTINGS:

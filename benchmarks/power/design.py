@@ -94,11 +94,11 @@ class Task:
         return hashlib.sha256(json.dumps(body | {"sampling": SAMPLING}, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _noise(seed: int, where: str = "both", dtype: str = "bf16") -> tuple[tuple[str, Any], ...]:
+def _noise(seed: int, place: str = "both", dtype: str = "bf16") -> tuple[tuple[str, Any], ...]:
     return (
-        ("between", where in ("between", "both")),
+        ("between", place in ("between", "both")),
         ("dtype", dtype),
-        ("initial", where in ("initial", "both")),
+        ("initial", place in ("initial", "both")),
         ("seed", seed),
     )
 
@@ -149,9 +149,9 @@ def benign(device: str, count: int) -> list[Task]:
 
 def _checkpoint(name: str, strength: float, causes: tuple[str, ...], *experts: str) -> Task:
     chosen = experts or ("transformer", "transformer_2")
-    where = "" if len(chosen) == 2 else "-high" if chosen == ("transformer",) else "-low"
+    place = "" if len(chosen) == 2 else "-high" if chosen == ("transformer",) else "-low"
     engine = Engine(checkpoint=name, strength=strength, experts=chosen)
-    return Task(engine, "fault", f"{name}{where}@{strength:g}", "checkpoint", causes=causes)
+    return Task(engine, "fault", f"{name}{place}@{strength:g}", "checkpoint", causes=causes)
 
 
 def _loader(name: str, cause: str, **loader: Any) -> Task:

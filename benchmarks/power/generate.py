@@ -244,7 +244,7 @@ def _load(settings: Settings, engine: Engine) -> _Loaded:
         try:
             loaded.backend = _backend(case, folder, settings)
         except QuantgateError as error:
-            loaded.refused = f"{type(error).__name__}: {error.what}"
+            loaded.refused = f"{type(error).__name__}: {error.message}"
         shutil.rmtree(scratch, ignore_errors=True)
         Path(scratch).mkdir()
     _standing.append(loaded)

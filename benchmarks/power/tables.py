@@ -61,11 +61,11 @@ def _operating_points(found: Mapping[str, Scorer], benign: Sequence[Result], fau
     print(f"{'rule':30} {'false alarms':>14} {'upper 95 %':>11} {'cases':>8} {'detection':>10} {'interval':>16}")
     for name, score in found.items():
         alarms = [row for row in benign if score(row) > 1]
-        where = len({row.case for row in alarms})
+        place = len({row.case for row in alarms})
         share, low, high = clustered(faults, lambda row, score=score: score(row) > 1)  # type: ignore[misc]
         count = f"{len(alarms)}/{len(benign)}"
         bound = upper_bound(len(alarms), len(benign))
-        print(f"{name:30} {count:>14} {bound:>11.2%} {where:>8} {share:>10.2%} {f'{low:.1%} - {high:.1%}':>16}")
+        print(f"{name:30} {count:>14} {bound:>11.2%} {place:>8} {share:>10.2%} {f'{low:.1%} - {high:.1%}':>16}")
 
 
 def _equal_alarms(found: Mapping[str, Scorer], benign: Sequence[Result], faults: Sequence[Result]) -> None:

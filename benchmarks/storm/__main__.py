@@ -80,10 +80,10 @@ def table(results: Iterable[Result]) -> list[str]:
     lines = [f"{'kind':<12}{'trials':>8}{'attacks':>9}{'failures':>10}"]
     for kind in KINDS:
         of_kind = rows.get(kind, [])
-        attacks = len({result.what for result in of_kind})
+        attacks = len({result.message for result in of_kind})
         lines.append(f"{kind:<12}{len(of_kind):>8}{attacks:>9}{sum(bool(row.failure) for row in of_kind):>10}")
     every = [result for of_kind in rows.values() for result in of_kind]
-    attacks = len({(result.kind, result.what) for result in every})
+    attacks = len({(result.kind, result.message) for result in every})
     return [*lines, f"{'sum':<12}{len(every):>8}{attacks:>9}{sum(bool(row.failure) for row in every):>10}"]
 
 
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
             with given.resume.open("a", encoding="utf-8") as out:
                 out.write(json.dumps([given.seed, *result]) + "\n")
         if result.failure:
-            print(f"FAILED {result.kind} {result.number}: {result.what}: {result.failure}", flush=True)
+            print(f"FAILED {result.kind} {result.number}: {result.message}: {result.failure}", flush=True)
         if time.monotonic() - shown > PROGRESS_SECONDS:
             shown = time.monotonic()
             print(f"{len(results)} of {len(planned)} trials", flush=True)

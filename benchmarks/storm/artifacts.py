@@ -68,24 +68,27 @@ def _candidate(rng: random.Random, folder: Path) -> tuple[str, str]:
     (folder / "victim").mkdir()
     (folder / "victim" / "kept").write_text("kept")
     workspace = Workspace(folder / "project")
-    what = f"candidate: {way}"
+    message = f"candidate: {way}"
     try:
         done = accept(workspace, CASE, reason="r", author="Ada", source=source, allow=EVERYTHING)
     except (QuantgateError, OSError):
         done = None
     outside = {path.name for path in folder.iterdir()} - {"project", "victim", "artifact", "artifact.zip"}
     if outside or (folder / "victim" / "kept").read_text() != "kept" or len(list((folder / "victim").iterdir())) != 1:
-        return what, f"something outside of the project changed: {sorted(outside)}"
+        return message, f"something outside of the project changed: {sorted(outside)}"
     if done is None:
-        return what, "something was accepted" if FolderStore(workspace.goldens).digests(RUNNER, CASE) else ""
+        return message, "something was accepted" if FolderStore(workspace.goldens).digests(RUNNER, CASE) else ""
     golden = FolderStore(workspace.goldens).get(RUNNER, CASE, done.digest)
     if golden.verify():
-        return what, "the accepted golden is damaged"
+        return message, "the accepted golden is damaged"
     same = {name: part.sha256 for name, part in golden.manifest.parts.items() if name != "record"}
     wanted = {name: part.sha256 for name, part in honest.parts.items() if name in same}
     if way in LIES:
-        return what, "a lie was accepted"
-    return what, "" if same == wanted and golden.manifest.identity == honest.identity else "another golden was accepted"
+        return message, "a lie was accepted"
+    return (
+        message,
+        "" if same == wanted and golden.manifest.identity == honest.identity else "another golden was accepted",
+    )
 
 
 def _zipped(files: Files, rng: random.Random | None) -> bytes:
@@ -249,7 +252,7 @@ def _shards(rng: random.Random, folder: Path) -> tuple[str, str]:
     record = _passed(case, plan.id)
     record.write(shard / "record.json")
     way = rng.choice(SHARDS)
-    what = f"shard: {way}"
+    message = f"shard: {way}"
     body = json.loads((shard / "record.json").read_text())
     if way == "nothing":
         pass
@@ -272,8 +275,8 @@ def _shards(rng: random.Random, folder: Path) -> tuple[str, str]:
         (shard / "record.json").write_text(json.dumps(body))
     merged = merge([folder / "shards"], plan, folder / "out")
     if way == "nothing":
-        return what, "" if merged.exit_code == 0 else f"an honest shard is red: {merged.cases[0].summary}"
-    return what, "" if merged.exit_code else "green"
+        return message, "" if merged.exit_code == 0 else f"an honest shard is red: {merged.cases[0].summary}"
+    return message, "" if merged.exit_code else "green"
 
 
 POISON: dict[str, tuple[str, Any]] = {

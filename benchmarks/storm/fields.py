@@ -16,9 +16,7 @@ from benchmarks.storm import samples
 from benchmarks.storm.mutate import texts
 from benchmarks.storm.trial import unexpected
 from harness.harmless import harmless
-from harness.reading import parse_xml
 from harness.records.case_record import CaseRecord
-from harness.report.junit import junit_xml
 from harness.report.load import load_run
 from harness.report.markdown import comment, job_summary
 from harness.report.render import render_run
@@ -79,9 +77,9 @@ def attack(rng: random.Random, folder: Path) -> tuple[str, str]:
         return "record", unexpected(error)
     run = folder / "run"
     hostile.write(run / "case" / "record.json")
-    surface = rng.choice(("page", "page", "markdown", "junit", "terminal"))
-    what = f"{surface}: {HOSTILE.index(text) if text in HOSTILE else 'two texts'}"
-    return what, _look(surface, run)
+    surface = rng.choice(("page", "page", "markdown", "terminal"))
+    message = f"{surface}: {HOSTILE.index(text) if text in HOSTILE else 'two texts'}"
+    return message, _look(surface, run)
 
 
 def _look(surface: str, run: Path) -> str:
@@ -92,12 +90,6 @@ def _look(surface: str, run: Path) -> str:
     loaded = load_run(run)
     if surface == "markdown":
         return next(filter(None, map(markdown_fault, (job_summary(loaded), comment(loaded)))), "")
-    if surface == "junit":
-        text = junit_xml(loaded)
-        names = [case.get("name") for case in parse_xml(text.encode(), "junit").iter("testcase")]
-        if len(names) != 1:
-            return f"{len(names)} test cases of one record"
-        return text_fault(text, "JUnit")
     return terminal_fault(show_case(loaded.entries[0]))
 
 

@@ -21,7 +21,7 @@ from benchmarks.storm import samples
 from benchmarks.storm.mutate import CHANGES, misplace
 from benchmarks.storm.samples import CASE, ROOT, RUNNER
 from benchmarks.storm.trial import NEEDLE, TimeIsUpError, unexpected
-from harness.calibrate.carrying import _renamed
+from harness.calibrate.renewing import _renamed
 from harness.definitions.image import PictureError, decode, read_picture
 from harness.definitions.loading import load_case_file
 from harness.definitions.runner import load_runners
@@ -107,22 +107,22 @@ def attack(rng: random.Random, folder: Path) -> tuple[str, str]:
             data = rng.choice(CHANGES)(rng, data)
         path.write_bytes(data)
     before = _state(path)
-    what = f"{reader.name}: {name}"
+    message = f"{reader.name}: {name}"
     try:
         reader.read(folder, path)
     except (Exception, TimeIsUpError) as error:
         if not isinstance(error, reader.errors):
-            return what, unexpected(error)
+            return message, unexpected(error)
         text = str(error)
         if NEEDLE in text and not reader.names:
-            return what, f"the error quotes the file: {text[:200]}"
+            return message, f"the error quotes the file: {text[:200]}"
         if len(text) > (LONGEST_LIST if reader.lists else LONGEST_SENTENCE):
-            return what, f"the error has {len(text)} characters"
-        if isinstance(error, QuantgateError) and "\n" in error.what.strip() and not reader.lists:
-            return what, f"the error is no single sentence: {error.what[:200]!r}"
+            return message, f"the error has {len(text)} characters"
+        if isinstance(error, QuantgateError) and "\n" in error.message.strip() and not reader.lists:
+            return message, f"the error is no single sentence: {error.message[:200]!r}"
     if reader.keeps and _state(path) != before:
-        return what, "reading changed the file"
-    return what, ""
+        return message, "reading changed the file"
+    return message, ""
 
 
 def _state(path: Path) -> tuple[int, int, bytes]:
@@ -282,7 +282,7 @@ READERS: tuple[Reader, ...] = (
         "journal",
         f"{_STATE}/transactions/t/journal.json",
         lambda: (
-            b'{"what": "w", "operations": [{"kind": "discard", "folder": "../victim", "seal": "s"},'
+            b'{"message": "w", "operations": [{"kind": "discard", "folder": "../victim", "seal": "s"},'
             b' {"kind": "write", "target": "cases/x", "staged": "00", "before": null, "after": null}]}'
         ),
         _journal,

@@ -64,7 +64,7 @@ def attack(rng: random.Random, folder: Path) -> tuple[str, str]:
     writer = rng.choice(WRITERS)
     writer.prepare(folder)
     way = rng.choice(("killed at a call", "killed at a call", "killed at a moment", "no space", "disk error", "ctrl-c"))
-    what = f"{writer.name}: {way}"
+    message = f"{writer.name}: {way}"
     place = rng.randrange(1, 60)
     child = os.fork()
     if child == 0:
@@ -74,16 +74,16 @@ def attack(rng: random.Random, folder: Path) -> tuple[str, str]:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) not in (0, 3):
-        return what, f"the writer ended with {os.WEXITSTATUS(status)}, and not with one sentence"
+        return message, f"the writer ended with {os.WEXITSTATUS(status)}, and not with one sentence"
     state = writer.check(folder)
     if state not in ("old", "new"):
-        return what, f"torn: {state}"
+        return message, f"torn: {state}"
     (writer.clean or writer.write)(folder)
     if writer.check(folder) not in ("old", "new"):
-        return what, "torn after the next command"
+        return message, "torn after the next command"
     left = [path.name for path in folder.rglob("*") if path.name.endswith(".tmp")]
     left += [str(path.relative_to(folder)) for name in WORK for path in folder.glob(f"project/{name}/*/")]
-    return what, f"left over after the next command: {left[0]}" if left else ""
+    return message, f"left over after the next command: {left[0]}" if left else ""
 
 
 def _child(writer: Writer, folder: Path, way: str, place: int) -> None:

@@ -24,7 +24,6 @@ from harness.engine.log import RedactedLog
 from harness.engine.secrets import redact_answer, tail
 from harness.records.case_record import CaseRecord
 from harness.report.history import store
-from harness.report.junit import junit_xml
 from harness.report.load import load_run
 from harness.report.markdown import comment, job_summary, run_json
 from harness.report.render import render_run
@@ -76,12 +75,12 @@ def attack(rng: random.Random, folder: Path) -> tuple[str, str]:
         number = rng.randrange(len(SHAPES))
         secret, printed = SHAPES[number](rng)
         hidden, name, environment = (secret,), f"shape {number}", {}
-    channel = rng.choice(("record", "page", "markdown", "junit", "terminal", "history", "log", "answer", "json"))
-    what = f"{channel}: {name}"
+    channel = rng.choice(("record", "page", "markdown", "terminal", "history", "log", "answer", "json"))
+    message = f"{channel}: {name}"
     with _registered(environment, registered=rng.random() < 0.5):
         text = _channel(channel, printed, rng, folder, environment)
     leaked = next((piece for piece in hidden if piece in text), "")
-    return what, f"{len(leaked)} characters of a secret are in the output" if leaked else ""
+    return message, f"{len(leaked)} characters of a secret are in the output" if leaked else ""
 
 
 def _value(rng: random.Random) -> str:
@@ -149,7 +148,6 @@ def _channel(channel: str, printed: str, rng: random.Random, folder: Path, known
         return (folder / "h.sqlite").read_bytes().decode("utf-8", "replace")
     outputs = {
         "markdown": lambda: comment(loaded) + job_summary(loaded),
-        "junit": lambda: junit_xml(loaded),
         "json": lambda: run_json(loaded),
         "terminal": lambda: show_case(loaded.entries[0]),
     }

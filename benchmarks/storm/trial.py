@@ -25,7 +25,7 @@ class Result(NamedTuple):
 
     kind: str
     number: int
-    what: str
+    message: str
     """The attack, such as ``limits: truncated``."""
     failure: str
     """Empty if the promise held."""
@@ -68,14 +68,14 @@ def run_trial(kind: str, attack: Attack, seed: int, number: int, seconds: float 
     """Run one trial. An exception that the attack does not expect is a failure, and so is a trial without end."""
     folder = Path(tempfile.mkdtemp(prefix="storm-"))
     started = time.monotonic()
-    what = "?"
+    message = "?"
     try:
         with bounded(seconds):
-            what, failure = attack(random.Random(f"{seed}:{kind}:{number}"), folder)
+            message, failure = attack(random.Random(f"{seed}:{kind}:{number}"), folder)
     except TimeIsUpError:
         failure = f"no end after {time.monotonic() - started:.0f} s"
     except Exception as error:
         failure = unexpected(error)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Result(kind, number, what, failure)
+    return Result(kind, number, message, failure)

@@ -71,7 +71,7 @@ def causes_of(record: CaseRecord, found: Attribution | None) -> tuple[str, ...]:
         found: what attribution said, if it ran.
     """
     named = [] if found is None or found.cause is None else [found.cause, *found.also]
-    told = [f"{cause.code} {cause.where} {cause.sentence}"[: LEADING * 3] for cause in named]
+    told = [f"{cause.code} {cause.place} {cause.sentence}"[: LEADING * 3] for cause in named]
     if not told and record.verdict.outcome not in GREEN:
         leading = [finding for finding in record.verdict.findings if finding.gating]
         leading.sort(key=lambda finding: finding.code != record.verdict.cause)

@@ -34,7 +34,7 @@ def embedded_root() -> Path:
             return folder
     raise InfraError(
         "this installation of quantgate lacks the embedded model",
-        where=str(package / "embedded"),
+        place=str(package / "embedded"),
         remedy="pip install --force-reinstall --no-deps quantgate",
         kind="disk",
     )
@@ -93,7 +93,7 @@ def export_quantized(root: Path) -> bool:
         last = (export.stderr.strip().splitlines() or ["no message"])[-1]
         raise InfraError(
             f"the embedded model could not be quantized: {last}",
-            where=str(target),
+            place=str(target),
             remedy="see that the disk has room (df -h), then type it again: quantgate init --demo",
             kind="crash",
         )

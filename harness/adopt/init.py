@@ -60,11 +60,11 @@ def init(root: Path, devices: tuple[Device, ...], source: Source, *, demo: bool 
         InvalidCaseError: ``root`` is no folder, or a file lies where a folder belongs.
     """
     if not root.is_dir():
-        raise InvalidCaseError("there is no such folder", where=str(root), remedy=f"mkdir -p {root}")
+        raise InvalidCaseError("there is no such folder", place=str(root), remedy=f"mkdir -p {root}")
     taken = [name for name in ("cases", "runners", *_EMPTY, SCHEMA_FOLDER) if (root / name).exists()]
     for name in taken:
         if not (root / name).is_dir():
-            raise InvalidCaseError("a file lies where a folder belongs", where=str(root / name), remedy="move it away")
+            raise InvalidCaseError("a file lies where a folder belongs", place=str(root / name), remedy="move it away")
     steps: list[Step] = []
     steps += [_file(root, f"{SCHEMA_FOLDER}/{name}", text_of(name), _schema_note(root, name)) for name in _schemas()]
     profiles = _runners(devices)
@@ -162,7 +162,7 @@ def _ignore(root: Path, patterns: tuple[str, ...]) -> Step:
     try:
         before = read_text(path) if path.is_file() else ""
     except UnreadableError as error:
-        return Step("by hand", ".gitignore", f"{error.what}; add {', '.join(patterns)}")
+        return Step("by hand", ".gitignore", f"{error.message}; add {', '.join(patterns)}")
     ignored_lines = {line.strip().strip("/") for line in before.splitlines()}
     new = [line for line in patterns if line.strip("/") not in ignored_lines]
     if not new:

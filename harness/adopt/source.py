@@ -46,7 +46,7 @@ def source_of(stated: str = "") -> Source:
         match = _STATED.fullmatch(stated)
         if match is None:
             raise InvalidCaseError(
-                f"{stated!r} is no owner/name@commit", where="--source", remedy="--source owner/quantgate@<full commit>"
+                f"{stated!r} is no owner/name@commit", place="--source", remedy="--source owner/quantgate@<full commit>"
             )
         return _from_git(match[1], match[2])
     try:

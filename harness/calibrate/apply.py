@@ -43,14 +43,14 @@ def apply(workspace: Workspace, proposal: Proposal, *, reason: str, author: str)
         GoldenError: same as ``harness.goldens.accept.install``.
     """
     new = limit_file(proposal, author, reason or "measured")
-    _refuse_blind(new, proposal.located.where)
-    _refuse_unexplained(proposal.old, new, proposal.located.where, reason)
+    _refuse_blind(new, proposal.located.place)
+    _refuse_unexplained(proposal.old, new, proposal.located.place, reason)
     if proposal.golden is not None and not proposal.modes:
         return Applied(new.case, proposal.golden.digest, False, new, (_write(workspace, new),))
     if proposal.golden is not None and not reason.strip():
         raise RegenerateError(
             f"the case is bistable: {len(proposal.modes)} further goldens would be accepted beside the present one",
-            where=proposal.located.where,
+            place=proposal.located.place,
             remedy=f"quantgate regenerate --case {new.case} --runner {new.runner} --reason '...', if all are right",
         )
     made = proposal.modes if proposal.golden is not None else (proposal.reference, *proposal.modes)
@@ -99,7 +99,7 @@ def _refuse_blind(new: LimitFile, path: str) -> None:
     if nothing := gates_nothing(of_frames(new)):
         raise RegenerateError(
             nothing,
-            where=path,
+            place=path,
             remedy="make healthy runs of the case stray less (fewer steps, other `metrics`); or place limits by them "
             f"alone: quantgate regenerate --case {new.case} --runner {new.runner} --controls none",
         )
@@ -110,7 +110,7 @@ def _refuse_unexplained(old: LimitFile | None, new: LimitFile, path: str, reason
     if looser and not reason.strip():
         raise RegenerateError(
             "these limits would let more through than before:\n  " + "\n  ".join(looser),
-            where=path,
+            place=path,
             remedy=f"quantgate regenerate --case {new.case} --runner {new.runner} --reason '...', if that is right",
         )
 
@@ -131,7 +131,7 @@ def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
     metrics = proposal.comparisons[0][1].metrics
     limits = place_limits(metrics, {metric.name: _samples(proposal, metric.name) for metric in metrics})
     controls = control_results(limits)
-    # A golden that stays gives the identity: a golden of an older version names the same weights by their files.
+    # A golden that stays gives the identity: a run is looked up by the golden's.
     identity = record.identity if proposal.golden is None else proposal.golden.manifest.identity
     return LimitFile(
         case=record.case,

@@ -110,7 +110,7 @@ def _pair(case: Case, store: GoldenStore, thresholds: Path, runner: str) -> Iter
         limits = load_explained(thresholds, runner, case.id)
         goldens = store.find(runner, case.id)
     except (InvalidCaseError, GoldenError) as error:
-        yield error.what
+        yield error.message
         return
     if limits is None:
         return
@@ -137,8 +137,8 @@ def _beside(goldens: Sequence[Golden], limits: LimitFile, again: str) -> Iterato
 def _current(case: Case, golden: Golden, limits: LimitFile, again: str) -> Iterator[str]:
     identity = golden.manifest.identity
     if limits.identity_digest != identity.digest():
-        measured, its = limits.identity_digest[:16], identity.digest()[:16]
-        yield f"the limits are of identity {measured}, the golden of {its}; {again}"
+        of_limits, of_golden = limits.identity_digest[:16], identity.digest()[:16]
+        yield f"the limits are of identity {of_limits}, the golden of {of_golden}; {again}"
     nowhere = Device(kind="cpu", name="")
     now = identity_of(case, nowhere, {})
     for verb, before, after in (("asks", identity.request, now.request), ("sets in env", identity.env, now.env)):

@@ -41,7 +41,7 @@ def refuse_dirty(root: Path, allowed: bool) -> tuple[str, ...]:
     if changed and not allowed:
         raise InvalidCaseError(
             f"the working tree has changes, so this measurement could not be repeated: {listed(changed, _SHOWN)}",
-            where=str(root),
+            place=str(root),
             remedy="commit or stash them; --allow-dirty measures all the same and notes it in the file",
         )
     return changed
@@ -58,6 +58,6 @@ def refuse_other_identity(match: Match, case: Case, source: str, replace: bool, 
     rows = ", ".join(f"{change.field}" for change in match.of("request", "hardware", "weights", "env")[:_SHOWN])
     raise GoldenError(
         f"the accepted golden {match.goldens[0].digest[:16]} is of another identity ({match.kind.value}: {rows})",
-        where=source,
+        place=source,
         remedy=f"quantgate regenerate --case {case.id} --replace-golden --reason '...', if the new one is right",
     )

@@ -52,7 +52,7 @@ def write_baseline(workspace: Workspace, new: PerfFile, old: PerfFile | None, *,
     if old is not None and not reason.strip() and (looser := [*map(str, raised(old, new))]):
         raise InvalidCaseError(
             f"this baseline would let more through than before: {'; '.join(looser)}",
-            where=str(target),
+            place=str(target),
             remedy=f"if so: quantgate regenerate --perf --case {new.case} --runner {new.runner} --reason '...'",
         )
     with committing(workspace, f"baseline of {new.runner}/{new.case}") as transaction:

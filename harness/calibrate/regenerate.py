@@ -152,15 +152,16 @@ def _from_results(context: SessionContext, located: Located, plan: Plan, origins
     """Return the proposal for one case from runs that were made elsewhere, all of one identity."""
     results = [result for result in plan.results if result.record.case == located.case.id and result.record.identity]
     identities = {result.record.identity.digest() for result in results if result.record.identity}
+    # two identities have two goldens: distances of one to the other are no spread of healthy runs
     if len(identities) > 1:
         raise RegenerateError(
             f"the results are of {len(identities)} identities, and limits hold for one",
-            where=located.where,
+            place=located.place,
             remedy="name results of one checkpoint, request and environment only",
         )
     chosen = healthy(results, located.case.id, next(iter(identities), ""))
     if not chosen:
-        raise RegenerateError("no healthy result of this case is there", where=located.where)
+        raise RegenerateError("no healthy result of this case is there", place=located.place)
     runs = [Measured(result.label, result.record, result.folder) for result in chosen]
     return _proposal(context, located, plan, origins, *runs)
 
@@ -216,7 +217,7 @@ def _regenerate_case(
     if outcome is not Outcome.GOLDEN_MISSING:
         raise RegenerateError(
             f"run {perturbation.name!r} ended {outcome.value}: {finished.record.verdict.summary}",
-            where=located.where,
+            place=located.place,
             remedy=f"make this run healthy first; its record is {folder / RECORD_FILE}",
         )
     if origin is not None:
@@ -229,9 +230,9 @@ def _proposal(
 ) -> Proposal:
     identity = reference.record.identity
     if identity is None:
-        raise RegenerateError("the reference run has no identity", where=located.where)
+        raise RegenerateError("the reference run has no identity", place=located.place)
     match = find_golden(context, located.case, identity)
-    refuse_other_identity(match.match, located.case, located.where, plan.replace_golden, plan.reason)
+    refuse_other_identity(match.match, located.case, located.place, plan.replace_golden, plan.reason)
     goldens = match.match.goldens if match.match.kind is MatchKind.EXACT else ()
     golden = goldens[0] if goldens else None
     ordinary = [(run, read_clip(_clip_of(run))) for run in (reference, *runs)]
@@ -306,7 +307,7 @@ def _modes(
             raise RegenerateError(
                 f"repeats of one request show different videos (mean ssim {ssim:.2f}, below {FAR}): limits around both "
                 "would see no fault",
-                where=located.where,
+                place=located.place,
                 remedy="make the runtime repeat itself first (seed, kernels, state left by earlier runs)",
             )
         say(f"{case}: {run.label} is proposed as a golden of its own (mean ssim {ssim or 0:.3f} to the first)")
@@ -348,5 +349,5 @@ def _inject(
 def _clip_of(run: Measured) -> Path:
     generation = run.record.generation
     if generation is None:
-        raise RegenerateError(f"run {run.label!r} generated nothing", where=str(run.folder))
+        raise RegenerateError(f"run {run.label!r} generated nothing", place=str(run.folder))
     return run.folder / generation.clip

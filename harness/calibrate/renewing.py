@@ -8,21 +8,23 @@ the golden's new name. The frames keep their bytes, and nothing is measured agai
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.calibrate.carrying import replace_goldens
 from harness.calibrate.samples import Result
 from harness.frames.clip import read_clip
 from harness.goldens.folder import SHORT, FolderStore
 from harness.goldens.golden import Golden
+from harness.goldens.journal import committing
 from harness.goldens.maintenance import Select, everything
 from harness.goldens.pending import candidate_of
 from harness.goldens.workspace import Workspace
 from harness.outcomes import Outcome
-from harness.records.golden import CLIP, GoldenManifest
+from harness.reading import read_text
+from harness.records.golden import CLIP, Accepted, AcceptedIndex, GoldenManifest
+from harness.records.limits import LimitFile
 from harness.records.probe import PROBES, SKETCHES
 from harness.session.stages import parts_of
 
@@ -121,3 +123,44 @@ def _files(golden: Golden, result: Result) -> dict[str, Path]:
         # limits of probes were measured on the golden's recording, and sketches fit one recording only
         new = {part: path for part, path in new.items() if part not in (PROBES, SKETCHES)}
     return {**old, **new}
+
+
+def replace_goldens(
+    workspace: Workspace,
+    store: FolderStore,
+    index: AcceptedIndex,
+    entries: Iterable[Accepted],
+    renamed: Mapping[str, str],
+) -> list[Path]:
+    """Put goldens that the store holds already in the place of others of the same frames: list and limits together.
+
+    Args:
+        workspace: the project.
+        store: holds the old and the new goldens of the case.
+        index: the case's present list.
+        entries: its new list.
+        renamed: new digest by old digest, of goldens and, if they changed, of identities.
+
+    Returns:
+        The files that were written. The old goldens are removed.
+    """
+    limits, listed = workspace.limits(index.runner, index.case), store.index_path(index.runner, index.case)
+    written = [listed]
+    with committing(workspace, f"replace goldens of {index.runner}/{index.case}") as transaction:
+        transaction.write(listed, index.model_copy(update={"goldens": tuple(entries)}).to_json().encode())
+        if limits.exists():
+            transaction.write(limits, _renamed(read_text(limits), renamed).encode())
+            written.append(limits)
+    for digest in index.digests():
+        if digest in renamed:
+            store.remove(index.runner, index.case, digest)
+    return written
+
+
+def _renamed(text: str, renamed: Mapping[str, str]) -> str:
+    """The text of a limit file with other digests. A seal that fitted fits again; one that was broken stays broken."""
+    was_sealed = LimitFile.parse(text, "limits").is_sealed
+    for old, new in renamed.items():
+        text = text.replace(old, new)
+    limits = LimitFile.parse(text, "limits")
+    return limits.to_json() if was_sealed else text

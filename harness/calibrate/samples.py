@@ -192,7 +192,7 @@ def read_results(folders: Sequence[Path], runner: str | None = None) -> tuple[Re
     for number, folder in enumerate(folders):
         rows = list(_read(folder, number, runner))
         if not rows:
-            raise InvalidCaseError("holds no record of a run", where=str(folder), remedy="name a folder below runs/")
+            raise InvalidCaseError("holds no record of a run", place=str(folder), remedy="name a folder below runs/")
         results += rows
     return tuple(results)
 
@@ -202,11 +202,11 @@ def _read(folder: Path, number: int, runner: str | None) -> Iterator[Result]:
         try:
             record = CaseRecord.read(path)
         except (OSError, UnreadableError) as error:
-            raise InvalidCaseError(f"cannot be read: {reason(error)}", where=str(path)) from None
+            raise InvalidCaseError(f"cannot be read: {reason(error)}", place=str(path)) from None
         if runner is not None and record.runner != runner:
             raise InvalidCaseError(
                 f"is a run on {record.runner}, and the limits are those of {runner}",
-                where=str(path),
+                place=str(path),
                 remedy=f"name results of {runner} only, or add --runner {record.runner}",
             )
         if record.generation is None:
@@ -222,9 +222,9 @@ def _check_frames(folder: Path, record: CaseRecord) -> None:
     try:
         digest = read_clip(path).digest
     except (OSError, ValueError, FramesError) as error:
-        raise InvalidCaseError(f"its frames cannot be read: {error}", where=str(path)) from None
+        raise InvalidCaseError(f"its frames cannot be read: {error}", place=str(path)) from None
     if digest != record.generation.clip_sha256:
-        raise InvalidCaseError("these are not the frames that its record speaks of", where=str(path))
+        raise InvalidCaseError("these are not the frames that its record speaks of", place=str(path))
 
 
 def healthy(results: Sequence[Result], case: str, identity: str) -> tuple[Result, ...]:

@@ -34,7 +34,7 @@ def init_command(
         devices = gpu_devices()
     except InfraError as error:
         devices = ()
-        typer.echo(f"note: {error.what}; no runner was written for this machine's GPU", err=True)
+        typer.echo(f"note: {error.message}; no runner was written for this machine's GPU", err=True)
     made = init(folder.expanduser().resolve(), devices, source_of(source), demo=demo)
     for step in made.steps:
         typer.echo(f"{step.state:<8} {step.path}{f'  ({step.note})' if step.note else ''}")
@@ -59,7 +59,7 @@ def schema_command(
     if name and name not in names:
         names_of_schemas = ", ".join(sorted(full.partition(".")[0] for full in SCHEMAS))
         raise InvalidCaseError(
-            f"there is no schema {name!r}", where="schema", remedy=f"quantgate schema NAME, of: {names_of_schemas}"
+            f"there is no schema {name!r}", place="schema", remedy=f"quantgate schema NAME, of: {names_of_schemas}"
         )
     chosen = [names[name]] if name else sorted(SCHEMAS)
     if out is None:

@@ -6,11 +6,10 @@ import os
 import sys
 from typing import NoReturn, TextIO, cast
 
-import typer
-
+from harness.cli import options
 from harness.cli.adopt import init_command, quantgate, schema_command
 from harness.cli.cases import cases_command, resolve_command
-from harness.cli.goldens import carry_command, goldens_app, renew_command
+from harness.cli.goldens import goldens_app, renew_command
 from harness.cli.inspect import inspect, lock
 from harness.cli.lane import comment_command, doctor_command, merge_command, plan_command, propose_command
 from harness.cli.regenerate import regenerate_command
@@ -23,7 +22,7 @@ from harness.harmless import HarmlessStream
 from harness.in_ci import ci_variable
 from harness.redaction import safe_text
 
-app = typer.Typer(
+app = options.Commands(
     name="quantgate",
     help="A gate for quantized video-diffusion checkpoints: says what broke, and which command to type next.",
     no_args_is_help=True,
@@ -51,13 +50,12 @@ app.command("history")(history_command)
 app.command("doctor")(doctor_command)
 app.command("plan")(plan_command)
 app.command("merge")(merge_command)
-ci_app = typer.Typer(help="Steps of the workflows: a comment on a pull request, a pull request with goldens.")
+ci_app = options.Commands(help="Steps of the workflows: a comment on a pull request, a pull request with goldens.")
 ci_app.command("comment")(comment_command)
 ci_app.command("propose")(propose_command)
 app.add_typer(ci_app, name="ci")
 app.command("learn")(learn_command)
 app.add_typer(runtime_app, name="runtime")
-goldens_app.command("carry")(carry_command)
 goldens_app.command("renew")(renew_command)
 app.add_typer(goldens_app, name="goldens")
 

@@ -33,9 +33,9 @@ def cases_command(
     located = [item for item in every_case if runner in ("", *item.case.runners)]
     if runner and not located:
         used = ", ".join(sorted({name for item in every_case for name in item.case.runners}))
-        raise InvalidCaseError(f"no case of runner {runner}", where="--runner", remedy=f"cases have {used or 'none'}")
+        raise InvalidCaseError(f"no case of runner {runner}", place="--runner", remedy=f"cases have {used or 'none'}")
     if as_json:
-        rows = [{"source": item.where, **item.case.model_dump(mode="json")} for item in located]
+        rows = [{"source": item.place, **item.case.model_dump(mode="json")} for item in located]
         typer.echo(json.dumps(rows, indent=2, sort_keys=True))
         return
     width = max((len(item.case.id) for item in located), default=0)
@@ -43,7 +43,7 @@ def cases_command(
         case = item.case
         over = "".join(f" + {role} {ref.path}" for role, ref in case.checkpoints().items() if "transformer" in role)
         expect = "" if case.expect == "pass" else f"  must fail: {case.expect}"
-        typer.echo(f"{case.id:<{width}}  {','.join(case.runners):<10} {case.model.path}{over}{expect}  ({item.where})")
+        typer.echo(f"{case.id:<{width}}  {','.join(case.runners):<10} {case.model.path}{over}{expect}  ({item.place})")
     typer.echo(f"{len(located)} cases")
 
 

@@ -1,4 +1,4 @@
-"""``quantgate goldens verify | gc | push | pull | pin | carry | renew``: parse, call `harness.goldens`, print."""
+"""``quantgate goldens verify | gc | push | pull | pin | renew``: parse, call `harness.goldens`, print."""
 
 from __future__ import annotations
 
@@ -9,24 +9,20 @@ from typing import Annotated
 
 import typer
 
-from harness.calibrate.carrying import carry
 from harness.calibrate.renewing import renew
 from harness.calibrate.samples import read_results
 from harness.cli import options
 from harness.cli.review import default_author
-from harness.definitions.case import Located
-from harness.definitions.loading import load_cases
-from harness.errors import GoldenError, InvalidCaseError, QuantgateError
+from harness.errors import GoldenError, InvalidCaseError
 from harness.goldens import maintenance
 from harness.goldens.folder import FolderStore
 from harness.goldens.hub import HubStore
 from harness.goldens.maintenance import Select
 from harness.goldens.store import CONFIG_FILE, GoldenStore, HubPin, StoreConfig, hub_store, open_store, read_config
 from harness.goldens.workspace import Workspace
-from harness.inspector.lock import LOCK_NAME, differences, make_lock, read_lock
-from harness.project import HERE, Project, case_files, is_project, project_root
+from harness.project import HERE, is_project, project_root
 
-goldens_app = typer.Typer(help="Verify, clean up and move goldens.", no_args_is_help=True)
+goldens_app = options.Commands(help="Verify, clean up and move goldens.", no_args_is_help=True)
 
 
 def selection(runner: str, case: str) -> Select:
@@ -138,7 +134,7 @@ def _select(folder: Path, store: GoldenStore, runner: str, case: str) -> Select:
     if not accepted and not is_project(folder.resolve().parent):
         raise InvalidCaseError(
             "no goldens here" if folder.is_dir() else "there is no such folder",
-            where=str(folder.resolve()),
+            place=str(folder.resolve()),
             remedy="run it in the repository's root, or pass --goldens",
         )
     select = selection(runner, case)
@@ -146,7 +142,7 @@ def _select(folder: Path, store: GoldenStore, runner: str, case: str) -> Select:
         names = ", ".join(f"{a_runner}/{a_case}" for a_runner, a_case in accepted[:20])
         raise InvalidCaseError(
             f"no golden of {runner}/{case}",
-            where=store.origin,
+            place=store.origin,
             remedy=f"there are {names}" if names else "leave it out",
         )
     return select
@@ -157,7 +153,7 @@ def _pinned(folder: Path) -> HubStore:
     if config.hub is None:
         raise GoldenError(
             "no dataset is configured",
-            where=str(folder / CONFIG_FILE),
+            place=str(folder / CONFIG_FILE),
             remedy="quantgate goldens push --repo owner/name",
         )
     return hub_store(config.hub)
@@ -167,7 +163,7 @@ def _target(folder: Path, repo: str) -> HubStore:
     config = read_config(folder)
     if config.hub is not None:
         if repo and repo != config.hub.repo_id:
-            raise GoldenError(f"store.json names {config.hub.repo_id}, not {repo}", where=str(folder / CONFIG_FILE))
+            raise GoldenError(f"store.json names {config.hub.repo_id}, not {repo}", place=str(folder / CONFIG_FILE))
         return hub_store(config.hub)
     if not repo:
         return _pinned(folder)
@@ -182,22 +178,6 @@ def _save_pin(folder: Path, revision: str, *, repo_id: str = "") -> None:
     saved = StoreConfig(hub=HubPin(**{**pin, "revision": revision}), runners=config.runners)
     if saved != config:
         saved.write(folder / CONFIG_FILE)
-
-
-# ``quantgate goldens carry``: parse, carry over, print.
-
-
-def carry_command(runner: options.Runner = "*", case: options.OneCase = "*", root: options.Root = Path()) -> None:
-    """Give goldens and the lock of an older version the contents of their weights; frames stay, and nothing is run."""
-    root = project_root(root)
-    cases = load_cases(case_files(root), root)
-    carried = carry(Workspace(root), cases, selection(runner, case))
-    for line in carried.goldens:
-        typer.echo(f"carried  {line}")
-    for line in carried.skipped:
-        typer.echo(f"left     {line}")
-    typer.echo(f"{len(carried.goldens)} goldens were carried over, {len(carried.skipped)} left as they were")
-    _print_changed(root, [*carried.changed, *_lock(root, cases)])
 
 
 def renew_command(
@@ -225,34 +205,3 @@ def _print_changed(root: Path, changed: Sequence[Path]) -> None:
     if changed:
         folders = sorted({str(Path(*path.relative_to(root).parts[:2])) for path in changed})
         typer.echo(f"to commit: git add --all {' '.join(folders)}")
-
-
-def _lock(root: Path, cases: Sequence[Located]) -> list[Path]:
-    """Write the contents of locked checkpoints into the lock, if the lock agrees with the files on this machine.
-
-    Returns:
-        The lock file if it changed, else nothing.
-    """
-    path = Project(root).cases / LOCK_NAME
-    if not path.exists():
-        return []
-    all_cases = [located.case for located in cases]
-    local = [case for case in all_cases if all(ref.is_local for ref in case.checkpoints().values())]
-    try:
-        lock = read_lock(path)
-        now, _ = make_lock(local, root, lock)
-    except QuantgateError as error:
-        typer.echo(f"left     {path.relative_to(root)}: {error.what}; quantgate lock")
-        return []
-    odd = [difference for difference in differences(lock, now, all_cases) if difference.case in now.cases]
-    if odd:
-        typer.echo(f"left     {path.relative_to(root)}: {odd[0]}; quantgate lock")
-        return []
-    # a checkpoint that is not on this machine keeps its entry in the lock
-    merged = {name: {**lock.cases.get(name, {}), **roles} for name, roles in {**lock.cases, **now.cases}.items()}
-    new = lock.model_copy(update={"cases": dict(sorted(merged.items()))})
-    if new == lock:
-        return []
-    new.write(path)
-    typer.echo(f"carried  {path.relative_to(root)}")
-    return [path]

@@ -106,7 +106,7 @@ def refuse_beside_against(options: Mapping[str, Any]) -> None:
     if names:
         raise InvalidCaseError(
             f"a comparison does not look at {', '.join(names)}",
-            where="--against",
+            place="--against",
             remedy="leave --against out, or leave the other options out",
         )
 
@@ -128,7 +128,7 @@ def _choice(name: str, value: str) -> str:
     if value not in allowed:
         option = f"--{name.replace('_', '-')}"
         fault = f"{value!r} is none of {', '.join(allowed)}"
-        raise InvalidCaseError(fault, where=option, remedy=f"{option} {allowed[0]}")
+        raise InvalidCaseError(fault, place=option, remedy=f"{option} {allowed[0]}")
     return value
 
 
@@ -141,7 +141,7 @@ def _refuse_hidden(options: Options, case: Case) -> None:
         flags = " ".join(f"--{name.replace('_', '-')} {NONE}" for name in hidden)
         raise InvalidCaseError(
             f"the case takes {' and '.join(hidden)} from an override, so that of {options.reference} would not be read",
-            where=case.id,
+            place=case.id,
             remedy=f"add {flags} to inspect its own; or name it as the override",
         )
 

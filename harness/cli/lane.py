@@ -38,16 +38,6 @@ from harness.records.run_folder import HISTORY_FILE
 # The lane's commands as functions: they read files, call the lane, print, and return an exit code.
 
 
-def say(text: str) -> None:
-    """Print to standard output."""
-    sys.stdout.write(text + "\n")
-
-
-def complain(text: str) -> None:
-    """Print to standard error, so that messages do not mix with a matrix on standard output."""
-    sys.stderr.write(text + "\n")
-
-
 def plan(
     *,
     root: Path,
@@ -89,9 +79,9 @@ def plan(
     made = make_plan(located, profile, shards, read_history(history), code=_head(root), coverage=coverage)
     made.write(out)
     matrix = json.dumps(made.matrix(), separators=(",", ":"))
-    say(matrix)
+    typer.echo(matrix)
     for note in made.notes:
-        complain(f"note: {note}")
+        typer.echo(f"note: {note}", err=True)
     if summary is not None:
         _append(summary, plan_markdown(made))
     if github_output is not None:
@@ -133,10 +123,10 @@ def merge(
     if summary is not None:
         _append(summary, text)
     for case in merged.cases:
-        say(f"{case.outcome.value:<21} {case.case}  {case.summary}")
+        typer.echo(f"{case.outcome.value:<21} {case.case}  {case.summary}")
     for problem in merged.problems:
-        complain(f"problem: {problem}")
-    say(f"{len(merged.cases)} planned, {len(merged.missing())} without a result; exit code {merged.exit_code}")
+        typer.echo(f"problem: {problem}", err=True)
+    typer.echo(f"{len(merged.cases)} planned, {len(merged.missing())} without a result; exit code {merged.exit_code}")
     return merged.exit_code
 
 
@@ -160,7 +150,7 @@ def doctor(*, root: Path, runner: str, out: Path | None = None, as_json: bool = 
     preflight = examine(profile, root, checkpoints=checkpoints, host=host)
     if out is not None:
         preflight.write(out)
-    say(preflight.to_json().rstrip() if as_json else "\n".join(preflight.lines()))
+    typer.echo(preflight.to_json().rstrip() if as_json else "\n".join(preflight.lines()))
     return preflight.exit_code
 
 
@@ -195,7 +185,7 @@ def doctor_of_lane(
     preflight = Preflight(runner=profile.name, checks=(*checks, *home))
     if out is not None:
         preflight.write(out)
-    say(preflight.to_json().rstrip() if as_json else "\n".join(preflight.lines()))
+    typer.echo(preflight.to_json().rstrip() if as_json else "\n".join(preflight.lines()))
     return preflight.exit_code
 
 
@@ -207,16 +197,16 @@ def comment(*, repository: str, branch: str, body: Path) -> int:
     """
     number = pull_request_of(branch)
     if number is None:
-        say(f"{branch} is no vetted copy of a pull request: no comment")
+        typer.echo(f"{branch} is no vetted copy of a pull request: no comment")
         return 0
-    say(f"comment {post_comment(repository, number, read_text(body, limit=1 << 22))} on pull request {number}")
+    typer.echo(f"comment {post_comment(repository, number, read_text(body, limit=1 << 22))} on pull request {number}")
     return 0
 
 
 def propose_changes(*, root: Path, changes: Path, branch: str, title: str, reason: str, base: str = "main") -> int:
     """Check the goldens and limits below ``changes``, then open a pull request with them."""
     address = propose(root, changes, branch, title, reason, base, check=check_proposal)
-    say(address or "nothing differs: no pull request")
+    typer.echo(address or "nothing differs: no pull request")
     return 0
 
 
@@ -240,7 +230,7 @@ def check_proposal(root: Path, pairs: Collection[tuple[str, str]]) -> None:
         if completed.returncode:
             raise InvalidCaseError(
                 f"the proposed goldens and limits are refused:\n{(completed.stdout + completed.stderr).strip()}",
-                where=runner,
+                place=runner,
                 remedy="read the lines above, and run the workflow again",
             )
 
@@ -252,9 +242,9 @@ def _unexplained(coverage: Coverage | None, runner: str) -> int:
     bad = coverage.without_reason()
     for change in bad:
         change_text, how = _refusal(change, runner)
-        complain(f"{change.case}: {change_text} without a reason\n  next: {how}")
+        typer.echo(f"{change.case}: {change_text} without a reason\n  next: {how}", err=True)
     for fault in coverage.faults:
-        complain(fault)
+        typer.echo(fault, err=True)
     return RULES[Outcome.INVALID_CASE].exit_code if bad or coverage.faults else 0
 
 

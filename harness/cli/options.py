@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+
+
+class _Command(TyperCommand):
+    """A command whose help shows flags without a type: typer would print ``<bool>`` beside each."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, ``--help`` included."""
+        return _without_type(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    """A group of commands with the same help."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, ``--help`` included."""
+        return _without_type(super().get_params(ctx))
+
+
+def _without_type(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_bool_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+class Commands(typer.Typer):
+    """A group of commands, with the arguments of ``typer.Typer``."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(cls=_Group, **settings)
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[..., Any]:
+        """Return a decorator that registers a function as a command, by default under its own name."""
+        return super().command(name, cls=_Command, **settings)
+
 
 _RUNNER: Final = "name of a profile in runners/, such as b200; `goldens` takes a glob"
 _CASE: Final = "id of a case; `goldens` takes a glob, `regenerate` takes several"

@@ -59,7 +59,7 @@ def make_baselines(context: SessionContext, cases: Sequence[Located], request: R
                 file, refused = build(case, runner, records, author=request.author, reason=request.reason or "measured")
             except InvalidCaseError as error:
                 problems.append(error)
-                typer.echo(f"{runner}/{case.id}: {error.what}")
+                typer.echo(f"{runner}/{case.id}: {error.message}")
                 continue
             old = load_baseline(context.thresholds, runner, case.id, allow_edited=True)
             _show(file, limits_of(file), limits_of(old) if old else {})

@@ -91,7 +91,7 @@ def regenerate_command(
         return
     if controls not in ("all", "frames", "none"):
         raise InvalidCaseError(
-            f"{controls!r} is none of all, frames, none", where="--controls", remedy="--controls frames"
+            f"{controls!r} is none of all, frames, none", place="--controls", remedy="--controls frames"
         )
     if not dry_run:
         refuse_in_ci(os.environ, in_ci)
@@ -160,7 +160,7 @@ def _place_again(
         raise InvalidCaseError(
             f"no limits of {', '.join(missing) or (f'a case that matches {keyword!r}' if keyword else 'any case')}"
             f"{f' on {runner}' if runner else ''}",
-            where=str(Project(root).thresholds),
+            place=str(Project(root).thresholds),
             remedy="measure first: quantgate regenerate --case ...",
         )
     for name, case in chosen:
@@ -189,7 +189,7 @@ def _check(root: Path, filters: Filters) -> None:
     typer.echo(f"{report.checked} cases with goldens and limits, {len(report.faults)} faults")
     if report.faults:
         raise GoldenError(
-            f"{len(report.faults)} faults in cases, goldens and limits", where=str(root), remedy="see the lines above"
+            f"{len(report.faults)} faults in cases, goldens and limits", place=str(root), remedy="see the lines above"
         )
 
 
@@ -212,7 +212,7 @@ def _choose(root: Path, files: list[Path], ids: list[str], keyword: str, runner:
     if not matching:
         condition = f"matches {keyword!r}" if keyword else "has a golden of its own"
         option = "-k" if keyword else ", ".join(ids)
-        raise InvalidCaseError(f"no case of runner {runner} {condition}", where=option, remedy="quantgate cases")
+        raise InvalidCaseError(f"no case of runner {runner} {condition}", place=option, remedy="quantgate cases")
     return matching
 
 

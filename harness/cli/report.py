@@ -19,7 +19,6 @@ from harness.report.history.perf_trend import perf_table
 from harness.report.history.store import DEFAULT, History, open_history
 from harness.report.history.terminal import case_table, cases_table
 from harness.report.history.trend_page import render_history
-from harness.report.junit import junit_xml
 from harness.report.load import ReportError, Run, is_pending, load_pending, load_run
 from harness.report.markdown import comment, job_summary, run_json
 from harness.report.render import render
@@ -30,14 +29,12 @@ class Format(StrEnum):
     """The output formats of a run."""
 
     HTML = "html"
-    JUNIT = "junit"
     SUMMARY = "summary"
     COMMENT = "comment"
     JSON = "json"
 
 
 TEXTS: dict[Format, Callable[[Run], str]] = {
-    Format.JUNIT: junit_xml,
     Format.SUMMARY: job_summary,
     Format.COMMENT: comment,
     Format.JSON: run_json,
@@ -74,7 +71,7 @@ def report_command(
     kind: Annotated[Format, typer.Option("--format", help="what to write")] = Format.HTML,
     out: options.OptionalOut = None,
 ) -> None:
-    """Render a run's records: offline HTML, JUnit, a job summary, a comment, JSON. Nothing is run again.
+    """Render a run's records: offline HTML, a job summary, a comment, JSON. Nothing is run again.
 
     Without --out, HTML goes to DIRECTORY/report, and a text to the terminal.
     """
@@ -113,7 +110,7 @@ def history_command(
             add_runs(history, runs)
         case_ids = {name for name, _ in history.cases(runner)}
         if case is not None and case not in case_ids:
-            raise ReportError(f"no record of case {case!r}", where=str(store), remedy="quantgate history")
+            raise ReportError(f"no record of case {case!r}", place=str(store), remedy="quantgate history")
         if html is not None:
             typer.echo(str(render_history(history, html, case, runner)))
             return

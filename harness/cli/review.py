@@ -23,7 +23,7 @@ from harness.goldens.artifact import held_in
 from harness.goldens.journal import recover
 from harness.goldens.pending import RECORD, Pending, listed
 from harness.goldens.pending import reject as reject_candidate
-from harness.goldens.refusing import NOTHING, Allow, Similarity, is_shown, request_changes
+from harness.goldens.refusing import Allow, is_shown, request_changes
 from harness.goldens.selecting import Held, is_plain, select
 from harness.goldens.workspace import Workspace
 from harness.in_ci import ci_variable
@@ -62,38 +62,7 @@ def pending(root: options.Root = Path()) -> None:
     typer.echo(f"{len(candidates)} pending" if candidates else "nothing is pending")
 
 
-def run_accept(
-    workspace: Workspace,
-    case: str,
-    *,
-    reason: str,
-    author: str,
-    source: Path | None = None,
-    runner: str = "",
-    also: bool = False,
-    over: bool = False,
-    request: Mapping[str, Json] | None = None,
-    extra: Mapping[Path, bytes] | None = None,
-    loosen_limits: bool = False,
-    allow: Allow = NOTHING,
-    similarity: Similarity | None = None,
-) -> Acceptance:
-    """Accept a candidate and print the changes. Arguments as for ``harness.goldens.accept.accept``."""
-    accepted = accept_candidate(
-        workspace,
-        case,
-        reason=reason,
-        author=author,
-        source=source,
-        runner=runner,
-        also=also,
-        over=over,
-        request=request,
-        extra=extra,
-        loosen_limits=loosen_limits,
-        allow=allow,
-        similarity=similarity,
-    )
+def _print_accepted(accepted: Acceptance) -> None:
     for sentence in accepted.recovered:
         typer.echo(sentence)
     typer.echo(f"accepted {accepted.manifest.runner}/{accepted.manifest.case} as golden {accepted.digest[:16]}")
@@ -102,7 +71,6 @@ def run_accept(
     typer.echo(LIMITS[accepted.limits])
     for sentence in accepted.changes:
         typer.echo(f"  {sentence}")
-    return accepted
 
 
 def reject(
@@ -151,17 +119,17 @@ def review_command(
     if source is not None and not source.is_dir():
         raise GoldenError(
             "the page needs the artifact's pictures: unpack it first" if source.is_file() else "no such artifact",
-            where=str(source),
+            place=str(source),
             remedy=f"unzip {shlex.quote(str(source))} -d FOLDER, then quantgate review --from FOLDER",
         )
     candidates = [item for item in listed(workspace) if runner in ("", item.runner)] if source is None else []
     if source is None and not any(item.candidate for item in candidates):
-        raise GoldenError("nothing is pending", where=str(workspace.pending_root), remedy="run the cases first")
+        raise GoldenError("nothing is pending", place=str(workspace.pending_root), remedy="run the cases first")
     run = load_pending(workspace.pending_root) if source is None else load_run(source)
     entries = tuple(entry for entry in run.entries if entry.candidate and runner in ("", entry.record.runner))
     if not entries:
         raise GoldenError(
-            "there is no candidate", where=str(source or workspace.pending_root), remedy="quantgate pending"
+            "there is no candidate", place=str(source or workspace.pending_root), remedy="quantgate pending"
         )
     requests = present_requests(root)
     notes_by_case = {
@@ -330,7 +298,7 @@ def accept(
         for sentence in now.notes:
             typer.echo(sentence)
         try:
-            accepted = run_accept(
+            accepted = accept_candidate(
                 workspace,
                 item.case,
                 request=now.request,
@@ -351,6 +319,7 @@ def accept(
             refused.append(error)
             typer.echo(f"refused {item}: {safe_text(str(error))}", err=True)
             continue
+        _print_accepted(accepted)
         changed.update(dict.fromkeys(accepted.changed))
     if len(chosen) > 1:
         typer.echo(f"{len(chosen) - len(refused)} accepted, {len(refused)} refused")

@@ -18,7 +18,7 @@ from harness.runtimes.affected import affected
 from harness.runtimes.environments import Environment, Installer, find, install, installed, parse_runtime, remove
 from harness.runtimes.learn import as_yaml, ask, changed, contract_of, disagreements, schedule_disagreements
 
-runtime_app = typer.Typer(help="Environments of runtimes: install, list, remove.", no_args_is_help=True)
+runtime_app = options.Commands(help="Environments of runtimes: install, list, remove.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="runtime==version, such as sglang==0.5.23")]
 
 

@@ -146,7 +146,7 @@ _WIDE = 60
 def _pair(text: str, option: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not sign or not name:
-        raise InvalidCaseError("a value is not NAME=VALUE (not shown: it may be a secret)", where=option)
+        raise InvalidCaseError("a value is not NAME=VALUE (not shown: it may be a secret)", place=option)
     return name, value
 
 
@@ -163,7 +163,7 @@ def _changed(case: Case, changes: list[str]) -> Case:
         except ValueError:
             parsed = value
         if outer not in data or (inner and not isinstance(data[outer], dict)):
-            raise InvalidCaseError(f"a case has no {name}", where="--set", remedy="quantgate cases --json")
+            raise InvalidCaseError(f"a case has no {name}", place="--set", remedy="quantgate cases --json")
         if inner:
             data[outer][inner] = parsed
         else:
@@ -173,7 +173,7 @@ def _changed(case: Case, changes: list[str]) -> Case:
     changed, wrong = validate(type(case), data)
     if changed is None:
         faults = "; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in wrong)
-        raise InvalidCaseError(faults, where="--set", remedy="correct the value")
+        raise InvalidCaseError(faults, place="--set", remedy="correct the value")
     return changed
 
 
@@ -183,7 +183,7 @@ def _require_commits(changes: Mapping[str, CheckpointRef | None]) -> None:
             folder = f"./{ref.path}, if that folder is meant; or " if Path(ref.path.partition("/")[0]).is_dir() else ""
             raise InvalidCaseError(
                 f"{ref.path} has no commit; a branch would be another checkpoint tomorrow",
-                where=f"--{role.replace('_', '-')}",
+                place=f"--{role.replace('_', '-')}",
                 remedy=f"write {folder}{ref.path}@commit; quantgate inspect {ref.path}, which names its commit",
             )
 
@@ -194,5 +194,5 @@ def _open(ctx: typer.Context, root: Path, runner: str, case: Case, run_id: str) 
     context = ctx.with_resource(open_context(root, runner, run_id, "candidate"))
     if context.runner.name not in case.runners:
         name = context.runner.name
-        raise InvalidCaseError(f"not a case of runner {name}", where=case.id, remedy="name one with --runner")
+        raise InvalidCaseError(f"not a case of runner {name}", place=case.id, remedy="name one with --runner")
     return context

@@ -401,6 +401,6 @@ class Located(Frozen):
     line: int = Field(ge=1)
 
     @property
-    def where(self) -> str:
+    def place(self) -> str:
         """``file:line``."""
         return f"{self.path}:{self.line}"

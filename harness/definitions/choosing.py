@@ -45,7 +45,7 @@ def no_such_case(unknown: Collection[str], present: Collection[str]) -> InvalidC
     if len(present) > _LISTED and not advice.startswith("did you mean"):
         advice = ""  # a list would fill the screen
     message = f"there is no case {', '.join(unknown)}"
-    return InvalidCaseError(f"{message}; {advice}" if advice else message, where="cases", remedy="quantgate cases")
+    return InvalidCaseError(f"{message}; {advice}" if advice else message, place="cases", remedy="quantgate cases")
 
 
 _LISTED = 12
@@ -65,7 +65,7 @@ class _Reader:
     def error(self, message: str) -> InvalidCaseError:
         return InvalidCaseError(
             f"{self._expression!r}: {message}",
-            where="-k",
+            place="-k",
             remedy="write words of ids with and, or, not and parentheses",
         )
 
@@ -141,7 +141,7 @@ class Filters:
         # `all` of nothing is true: an empty choice is refused here too
         if all(case in cases and cases[case].case.golden_of is not None for _, case in chosen):
             raise InvalidCaseError(
-                f"no case with a golden of its own{self._description()}", where=str(root), remedy="quantgate cases"
+                f"no case with a golden of its own{self._description()}", place=str(root), remedy="quantgate cases"
             )
         return chosen
 

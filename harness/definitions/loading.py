@@ -178,11 +178,11 @@ def _without(fields: Any, path: tuple[str | int, ...]) -> Any:
     return {key: value for key, value in fields.items() if key != head}
 
 
-def _same(a: tuple[str | int, ...], b: tuple[str | int, ...]) -> bool:
+def _same(path: tuple[str | int, ...], other: tuple[str | int, ...]) -> bool:
     """Return whether one path contains the other. All fields of a checkpoint count as one path."""
-    if not b or (a[0] == b[0] and a[0] in _CHECKPOINTS):
+    if not other or (path[0] == other[0] and path[0] in _CHECKPOINTS):
         return True
-    return all(x == y for x, y in zip(a, b, strict=False))
+    return all(step == other_step for step, other_step in zip(path, other, strict=False))
 
 
 TOP_LEVEL: Final = ("defaults", "cases")
@@ -268,7 +268,7 @@ def check_unique(located: Iterable[Located]) -> None:
 
 def _taken(item: Located, first: dict[str, Located]) -> str | None:
     other = first.setdefault(item.case.id, item)
-    return None if other is item else f"cases.{item.case.id}: duplicate case id; it is at {other.where} already"
+    return None if other is item else f"cases.{item.case.id}: duplicate case id; it is at {other.place} already"
 
 
 _READ_AGAIN = "`quantgate cases` reads the files again, without a run"
@@ -279,7 +279,7 @@ def invalid(problems: Sequence[FileProblem]) -> InvalidCaseError:
     if len(problems) == 1:
         only = problems[0]
         return InvalidCaseError(
-            only.message, where=f"{only.path}:{only.line}", remedy=f"correct this line; {_READ_AGAIN}"
+            only.message, place=f"{only.path}:{only.line}", remedy=f"correct this line; {_READ_AGAIN}"
         )
     remedy = f"correct these {len(problems)} places; {_READ_AGAIN}"
     return InvalidCaseError(problem_list(map(str, problems)), remedy=remedy)

@@ -42,7 +42,7 @@ def require_resolved(case: Case) -> Case:
     if open_refs:
         raise InvalidCaseError(
             f"no commit is known for {', '.join(open_refs)}; a branch would be another checkpoint tomorrow",
-            where=case.id,
+            place=case.id,
             remedy=f"quantgate resolve {case.id}",
         )
     return case
@@ -82,7 +82,7 @@ def resolve_cases(
             text = read_text(path)
             tree = parse(text)
         except YamlError as error:
-            raise InvalidCaseError(str(error), where=str(shown(path, root))) from None
+            raise InvalidCaseError(str(error), place=str(shown(path, root))) from None
         edits: dict[tuple[int, int], str] = {}
         for repository, node in _open_refs(tree, ids, existing):
             # an alias yields its node again: one place in the text is written once

@@ -124,7 +124,7 @@ def load_runners(folder: Path) -> dict[str, RunnerProfile]:
             continue
         profile, findings = validate(RunnerProfile, tree.plain(), tree.written)
         for loc, problem in findings:
-            line = next((n for end in range(len(loc), 0, -1) if (n := tree.find(loc[:end]))), tree.line)
+            line = next((number for end in range(len(loc), 0, -1) if (number := tree.find(loc[:end]))), tree.line)
             problems.append(f"{source}:{line}: {''.join(f'{step}: ' for step in loc)}{problem}")
         if profile is not None and profile.name != path.stem:
             problems.append(f"{source}:{tree.find(('name',))}: name: must be {path.stem!r}, as the file is called")
@@ -149,7 +149,7 @@ def named_runner(folder: Path, name: str) -> RunnerProfile:
         names = ", ".join(profiles)
         raise InvalidCaseError(
             f"there is no runner {name!r}",
-            where="--runner",
+            place="--runner",
             remedy=f"name one of the profiles: {names}" if names else f"write {folder / name}.yaml",
         )
     return profiles[name]
@@ -181,13 +181,13 @@ def match_runner(device: Device, profiles: Mapping[str, RunnerProfile]) -> Runne
         raise NoRunnerError(
             f"{device.name!r} reports compute capability {device.compute_capability}, and runner {profile.name} "
             f"is {profile.compute_capability}",
-            where=device.uuid or "",
+            place=device.uuid or "",
             remedy=f"correct compute_capability in runners/{profile.name}.yaml if the device is right",
         )
     field = "architectures" if device.kind == "cpu" else "device_names"
     raise NoRunnerError(
         f"{device.name!r} ({device.kind}, compute capability {device.compute_capability or '-'}) is of no known runner",
-        where=device.uuid or "",
+        place=device.uuid or "",
         remedy=f"write runners/<name>.yaml with `{field}: [{device.name}]`, or add the name to the profile it is equal "
         f"to; profiles: {', '.join(sorted(profiles)) or 'none'}",
     )

@@ -80,7 +80,7 @@ def engine_environment(
     if missing:
         raise InvalidCaseError(
             f"pass_env names {', '.join(missing)}, which the calling environment does not have",
-            where=case.id,
+            place=case.id,
             remedy=f"export {missing[0]}=...; or take it out of `pass_env`",
         )
     case_variables = {**{name: source[name] for name in case.pass_env if name in source}, **case.env}

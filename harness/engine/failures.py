@@ -31,13 +31,13 @@ def kind_of(error: BaseException) -> str:
     return next((kind for kind in map(_own_kind, _chain(error)) if kind != "crash"), "crash")
 
 
-def shortage(error: BaseException, doing: str, where: str) -> InfraError | None:
+def shortage(error: BaseException, doing: str, place: str) -> InfraError | None:
     """Return an infra error if loading failed for lack of memory, disk or device, which is no fault of the files."""
     kind = kind_of(error)
     return (
         None
         if kind == "crash"
-        else InfraError(f"{doing}: {str(error) or type(error).__name__}", where=where, kind=kind)
+        else InfraError(f"{doing}: {str(error) or type(error).__name__}", place=place, kind=kind)
     )
 
 
@@ -73,27 +73,34 @@ def describe(error: BaseException) -> dict[str, Json]:
             | {name: output[name] for name in STREAMS if name in output}
             | {
                 "type": type(error).__name__,
-                "what": error.what,
-                "where": error.where,
+                "message": error.message,
+                "place": error.place,
                 "remedy": error.remedy,
                 "kind": kind,
                 "code": error.code if isinstance(error, CheckpointFaultError) else "",
             }
         )
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return data | {"type": "InfraError", "what": message, "where": "", "remedy": "", "kind": kind_of(error), "code": ""}
+    return data | {
+        "type": "InfraError",
+        "message": message,
+        "place": "",
+        "remedy": "",
+        "kind": kind_of(error),
+        "code": "",
+    }
 
 
-def rebuild(data: dict[str, Json], *, where: str, remedy: str) -> QuantgateError:
-    """Return the parent's error for a described exception; ``where`` and ``remedy`` replace empty fields."""
+def rebuild(data: dict[str, Json], *, place: str, remedy: str) -> QuantgateError:
+    """Return the parent's error for a described exception; ``place`` and ``remedy`` replace empty fields."""
     kind = _CARRIED.get(str(data.get("type")), InfraError)
-    message = str(data.get("what"))
-    place, next_command = str(data.get("where") or where), str(data.get("remedy") or remedy)
+    message = str(data.get("message"))
+    place, next_command = str(data.get("place") or place), str(data.get("remedy") or remedy)
     if kind is InfraError:
         output = {name: str(data[name]) for name in STREAMS if data.get(name)}
         return InfraError(
-            message, where=place, remedy=next_command, kind=str(data.get("kind") or "crash"), output=output
+            message, place=place, remedy=next_command, kind=str(data.get("kind") or "crash"), output=output
         )
     if kind is CheckpointFaultError:
-        return CheckpointFaultError(message, where=place, remedy=next_command, code=str(data.get("code") or ""))
-    return kind(message, where=place, remedy=next_command)
+        return CheckpointFaultError(message, place=place, remedy=next_command, code=str(data.get("code") or ""))
+    return kind(message, place=place, remedy=next_command)

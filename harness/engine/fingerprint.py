@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import harness
+from harness.git import head_of
 from harness.machine.devices import cpu_device, driver_version
 from harness.records.identity import Device, Fingerprint
 
@@ -39,7 +39,7 @@ def take_fingerprint(runner: str, device: str) -> Fingerprint:
         threads=torch.get_num_threads() if torch is not None else 1,
         python=platform.python_version(),
         packages=packages,
-        code=_commit(Path(harness.__file__).resolve().parent.parent),
+        code=head_of(Path(harness.__file__).resolve().parent.parent),
     )
 
 
@@ -59,20 +59,3 @@ def _gpu() -> Device:
 def _cpu() -> Device:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return cpu_device().model_copy(update={"memory_bytes": memory})
-
-
-def _commit(root: Path) -> str:
-    """Return the commit of the code, with ``+dirty`` if tracked files were changed; empty outside a git work tree."""
-    git = ["git", "-C", str(root)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return head.stdout.strip() + ("+dirty" if changed.stdout.strip() else "")

@@ -73,6 +73,7 @@ class EngineOwner:
         self.key = engine_key(case)
         self.log_path = workdir.resolve() / f"engine-{self.key[:12]}.log"
         self._workdir = workdir.resolve()
+        # a case of the CPU must see no GPU: it holds no lease of it
         self._device_env = {**device_env, **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})}
         self._take(resolved_paths)
         self._device = device
@@ -177,12 +178,13 @@ class EngineOwner:
             InfraError: hang, crash, oom, device, protocol; ``disk`` if files of the checkpoint changed meanwhile. The
                 engine is dead.
         """
+        # the loaded model is that of other files or settings: its frames would be judged as this case's
         if engine_key(case) != self.key:
             raise InvalidCaseError(
-                "this case belongs to another engine", where=case.id, remedy="take its engine from the pool"
+                "this case belongs to another engine", place=case.id, remedy="take its engine from the pool"
             )
         params: dict[str, Json] = {"case": case.model_dump(mode="json"), "out_dir": str(out_dir.resolve())}
-        data = self._ask("generate", params, case.timeouts.generate, on_progress, where=case.id)
+        data = self._ask("generate", params, case.timeouts.generate, on_progress, place=case.id)
         self._require_unchanged(case.id)
         generation = self._parse(Generation, data)
         self._require_own_clip(out_dir, generation.clip)
@@ -214,10 +216,10 @@ class EngineOwner:
         self._require_unchanged(self.case.id)
         return data
 
-    def _require_unchanged(self, where: str) -> None:
+    def _require_unchanged(self, place: str) -> None:
         """Raise if the checkpoint files changed since the engine loaded them: its results describe other bytes."""
         try:
-            require_unchanged(self.stamps, stamps_of(self._paths), where)
+            require_unchanged(self.stamps, stamps_of(self._paths), place)
         except InfraError:
             self._end()
             raise
@@ -236,7 +238,7 @@ class EngineOwner:
             self._end()
             raise InfraError(
                 f"the engine names {name!r} as its clip, and that is no file in its folder {out_dir}",
-                where=self.case.id,
+                place=self.case.id,
                 remedy=self._remedy(),
                 kind="protocol",
             )
@@ -266,14 +268,14 @@ class EngineOwner:
             self._process.end()
 
     def _ask(
-        self, method: str, params: dict[str, Json], seconds: float, on_progress: OnProgress | None, where: str = ""
+        self, method: str, params: dict[str, Json], seconds: float, on_progress: OnProgress | None, place: str = ""
     ) -> Json:
-        where = where or self.case.id
+        place = place or self.case.id
         process = self._process
         if process is None or process.exit_code is not None or (self.start_record is None and method != "start"):
             raise InfraError(
                 f"the engine is not running, so it cannot {method}",
-                where=where,
+                place=place,
                 remedy="take a fresh engine",
                 kind="crash",
             )
@@ -293,16 +295,17 @@ class EngineOwner:
                 if kind == "result":
                     return redact_answer(data, self._secrets)
                 if kind == "error" and isinstance(data, dict):
-                    raise rebuild(self._clean(data), where=where, remedy=self._remedy())
+                    raise rebuild(self._clean(data), place=place, remedy=self._remedy())
                 if kind != "progress" or not isinstance(data, dict):
                     raise InfraError(f"an unknown event {kind!r}", kind="protocol")
                 if on_progress is not None:
                     on_progress(Progress.model_validate(data))
+        # a refused request has changed nothing in the engine, so it lives on
         except InvalidCaseError:
             raise
         except InfraError as error:
             self._end()
-            raise self._explain(error, method, seconds, where) from error
+            raise self._explain(error, method, seconds, place) from error
         except BaseException:
             self._end()
             raise
@@ -315,14 +318,14 @@ class EngineOwner:
             self._end()
             raise InfraError(
                 f"the engine's answer is no {kind.__name__}: {sentence(error)}",
-                where=self.case.id,
+                place=self.case.id,
                 remedy=self._remedy(),
                 kind="protocol",
             ) from error
 
-    def _explain(self, error: InfraError, method: str, seconds: float, where: str) -> InfraError:
+    def _explain(self, error: InfraError, method: str, seconds: float, place: str) -> InfraError:
         """Return the error with facts that only the parent has: method, deadline, kill for memory by the kernel."""
-        kind, message = error.kind, redact(error.what, self._secrets)
+        kind, message = error.kind, redact(error.message, self._secrets)
         if kind == "hang":
             late = message == DEADLINE_PASSED
             message = f"{method} took longer than {seconds:g} s; {message}" if late else f"{method}: {message}"
@@ -331,7 +334,7 @@ class EngineOwner:
             kind, message = "oom", f"the kernel killed the engine for memory during {method} ({message})"
         return InfraError(
             message,
-            where=error.where or where,
+            place=error.place or place,
             remedy=error.remedy or self._remedy(),
             kind=kind,
             output={name: redact(text, self._secrets) for name, text in error.output.items()},

@@ -48,7 +48,7 @@ def hand_over(case: Case, pictures: Mapping[str, Path], workdir: Path) -> None:
         if image.sha256 != digest(data):
             raise InvalidCaseError(
                 f"sampling.{role}: {image.name} has sha256 {digest(data)}, and the case says {image.sha256}",
-                where=case.id,
+                place=case.id,
                 remedy="restore the picture, or run again with the new one",
             )
         target = workdir / FOLDER / image.sha256
@@ -83,25 +83,25 @@ def pictures_of(case: Case, pictures: Mapping[str, Path], workdir: Path | None =
     for role, image in case.sampling.images().items():
         path = place_of(case, role, pictures, workdir)
         if path is None:
-            raise InvalidCaseError(f"sampling.{role}: {image.name} was not handed to the engine", where=case.id)
+            raise InvalidCaseError(f"sampling.{role}: {image.name} was not handed to the engine", place=case.id)
         data = _read(path, image.name, case.id)
         if image.sha256 not in (None, digest(data)):
             raise InvalidCaseError(
                 f"sampling.{role}: {image.name} has sha256 {digest(data)}, and the case says {image.sha256}",
-                where=case.id,
+                place=case.id,
                 remedy="restore the picture, or state its new sha256",
             )
         try:
             images[role] = decode(data, case.sampling.width, case.sampling.height)
         except PictureError as error:
             raise InvalidCaseError(
-                f"sampling.{role}: {image.name} {error}", where=case.id, remedy="replace the picture in the case"
+                f"sampling.{role}: {image.name} {error}", place=case.id, remedy="replace the picture in the case"
             ) from error
     return images
 
 
-def _read(path: Path, name: str, where: str) -> bytes:
+def _read(path: Path, name: str, place: str) -> bytes:
     try:
         return read_picture(path)
     except PictureError as error:
-        raise InvalidCaseError(f"{name} {error}", where=where, remedy="correct the path, or restore it") from error
+        raise InvalidCaseError(f"{name} {error}", place=place, remedy="correct the path, or restore it") from error

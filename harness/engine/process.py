@@ -156,6 +156,7 @@ class WorkerProcess:
                     raise InfraError(self._how_it_ended(), kind="crash")
                 heard = time.monotonic()
                 self._inbox.extend(self._lines.feed(chunk))
+            # only if nothing is left to read: the last lines of a dying engine hold its error
             elif self._process.poll() is not None:
                 raise InfraError(self._how_it_ended(), kind="crash")
 

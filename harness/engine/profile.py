@@ -121,7 +121,9 @@ def _count(host: Host, case: Case, *, cuda: bool) -> Profile:
             on_device[row.key] += row.count
         if device or not cuda:
             seconds[row.key] += spent
-    kernels = sum(on_device.values()) if cuda else sum(n for name, n in counts.items() if name.startswith("aten::"))
+    kernels = (
+        sum(on_device.values()) if cuda else sum(count for name, count in counts.items() if name.startswith("aten::"))
+    )
     waits = sum(counts[name] for name in (_WAITS if cuda else (_SCALAR,)))
     top = tuple(name[:120] for name, _ in seconds.most_common(_TOP))
     return Profile(kernels=kernels // steps, synchronizations=waits // steps, top=top)

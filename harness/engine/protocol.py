@@ -55,7 +55,7 @@ def parse(line: bytes) -> dict[str, Json]:
         return parse_object(line, "a message of the engine", finite=False)
     except UnreadableError as error:
         # do not quote the line: it may hold secrets that were passed to the engine
-        raise InfraError(f"a message of {len(line)} bytes is not JSON: {error.what}", kind="protocol") from None
+        raise InfraError(f"a message of {len(line)} bytes is not JSON: {error.message}", kind="protocol") from None
 
 
 def encode(message: dict[str, Json]) -> bytes:

@@ -14,13 +14,13 @@ from harness.project import local_folder
 ENGINE_ROLES = ("model", "transformer", "transformer_2")
 
 
-def resolve_checkpoint(reference: CheckpointRef, root: Path, *, where: str = "") -> Path:
+def resolve_checkpoint(reference: CheckpointRef, root: Path, *, place: str = "") -> Path:
     """Return the folder of one checkpoint; download it at its pinned commit if it is on the hub and not cached.
 
     Args:
         reference: the case's reference to the checkpoint.
         root: the repository's root: ``./`` paths are relative to it.
-        where: shown in errors.
+        place: shown in errors.
 
     Raises:
         InvalidCaseError: the folder is absent, or the revision is not a commit yet.
@@ -33,28 +33,28 @@ def resolve_checkpoint(reference: CheckpointRef, root: Path, *, where: str = "")
             hint = f"; did you mean {_shown(near, root)}?" if near is not None else ""
             raise InvalidCaseError(
                 f"there is no folder {_shown(folder, root)}{hint}",
-                where=where,
+                place=place,
                 remedy=reference.made_by or "correct the path in the case, or make the folder",
             )
         return folder
     if reference.revision is None or reference.revision == UNRESOLVED:
         raise InvalidCaseError(
             f"{reference.path} has no commit to run at",
-            where=where,
-            remedy=f"quantgate resolve {where}".rstrip(),
+            place=place,
+            remedy=f"quantgate resolve {place}".rstrip(),
         )
     from huggingface_hub import snapshot_download
 
-    return _fetched(snapshot_download, (reference.path,), reference.revision, reference.path, where)
+    return _fetched(snapshot_download, (reference.path,), reference.revision, reference.path, place)
 
 
-def resolve_image(image: ImageRef, root: Path, *, where: str = "") -> Path:
+def resolve_image(image: ImageRef, root: Path, *, place: str = "") -> Path:
     """Return the file of one picture; download it at its pinned commit if it is on the hub and not cached.
 
     Args:
         image: the picture.
         root: the repository's root: ``./`` paths are relative to it.
-        where: shown in errors.
+        place: shown in errors.
 
     Raises:
         InvalidCaseError: the file is absent, or the revision is not a commit yet.
@@ -63,15 +63,15 @@ def resolve_image(image: ImageRef, root: Path, *, where: str = "") -> Path:
     if image.is_local:
         file = (root / image.path).resolve()
         if not file.is_file():
-            raise InvalidCaseError(f"there is no picture {image.path}", where=where, remedy="correct the path")
+            raise InvalidCaseError(f"there is no picture {image.path}", place=place, remedy="correct the path")
         return file
     if image.revision in (None, UNRESOLVED) or image.file is None:
         raise InvalidCaseError(
-            f"{image.name} has no commit to take it at", where=where, remedy=f"quantgate resolve {where}".rstrip()
+            f"{image.name} has no commit to take it at", place=place, remedy=f"quantgate resolve {place}".rstrip()
         )
     from huggingface_hub import hf_hub_download
 
-    return _fetched(hf_hub_download, (image.path, image.file), str(image.revision), image.name, where)
+    return _fetched(hf_hub_download, (image.path, image.file), str(image.revision), image.name, place)
 
 
 def _shown(folder: Path, root: Path) -> str:
@@ -105,15 +105,15 @@ def resolve_case(case: Case, root: Path) -> dict[str, Path]:
     These are the folders of the checkpoints that it loads (without the ``base`` anchor), and the files of the
     request's pictures: ``image``, ``last_image``.
     """
-    pictures = {field: resolve_image(image, root, where=case.id) for field, image in case.sampling.images().items()}
+    pictures = {field: resolve_image(image, root, place=case.id) for field, image in case.sampling.images().items()}
     return pictures | {
-        role: resolve_checkpoint(reference, root, where=case.id)
+        role: resolve_checkpoint(reference, root, place=case.id)
         for role, reference in case.checkpoints().items()
         if role in ENGINE_ROLES
     }
 
 
-def _fetched(download: Callable[..., str], of: tuple[str, ...], revision: str, name: str, where: str) -> Path:
+def _fetched(download: Callable[..., str], of: tuple[str, ...], revision: str, name: str, place: str) -> Path:
     """Return what a function of the hub client downloads at a commit; offline, what is cached.
 
     Args:
@@ -121,7 +121,7 @@ def _fetched(download: Callable[..., str], of: tuple[str, ...], revision: str, n
         of: its positional arguments: the repository, and the file.
         revision: the commit.
         name: of the checkpoint or picture, for the error.
-        where: shown in the error.
+        place: shown in the error.
 
     Raises:
         InfraError: kind ``download``.
@@ -131,7 +131,7 @@ def _fetched(download: Callable[..., str], of: tuple[str, ...], revision: str, n
     except Exception as error:
         raise InfraError(
             f"{name} at {revision[:12]} cannot be fetched: {type(error).__name__}: {error}",
-            where=where,
+            place=place,
             remedy=f"hf download {' '.join(of)} --revision {revision}",
             kind="download",
         ) from error

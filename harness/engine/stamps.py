@@ -78,7 +78,7 @@ def changed_files(before: Stamps, after: Stamps) -> tuple[str, ...]:
     return tuple(sorted({stamp.path for rows in different for stamp in rows}))
 
 
-def require_unchanged(before: Stamps, after: Stamps, where: str) -> None:
+def require_unchanged(before: Stamps, after: Stamps, place: str) -> None:
     """Refuse evidence about files that changed while it was collected.
 
     Raises:
@@ -89,7 +89,7 @@ def require_unchanged(before: Stamps, after: Stamps, where: str) -> None:
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise InfraError(
             f"files of the checkpoint changed during the run: {', '.join(changed[:_SHOWN])}{more}",
-            where=where,
+            place=place,
             remedy="let the program that writes there finish, and run again",
             kind="disk",
         )

@@ -83,6 +83,7 @@ class Server:
         if not isinstance(paths, dict):
             raise TypeError("paths is no object")
         began = time.monotonic()
+        # a load that fails must not leave the model of before to answer for the new case
         present, self._backend = self._backend, None
         if isinstance(present, Reloads):  # an engine has one class of backend, so the present one fits
             backend, load = present, present.reload

@@ -142,17 +142,17 @@ WEIGHT_ONLY = ("W4A16", "W8A16")
 NOTHING = Declaration(origin="")
 
 
-def parse_json(data: bytes, where: str) -> dict[str, Any]:
+def parse_json(data: bytes, place: str) -> dict[str, Any]:
     """Parse a JSON object strictly: duplicate keys, NaN and non-objects are errors. Raises ``ConfigError``."""
 
     # checkpoints are untrusted: a huge file must not fill the memory
     if len(data) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"a configuration of {len(data)} bytes", where=where)
+        raise ConfigError(f"a configuration of {len(data)} bytes", place=place)
     try:
-        return parse_object(data, where)
+        return parse_object(data, place)
     except UnreadableError as error:
         remedy = "a runtime that swallows this error loads the checkpoint as unquantized"
-        raise ConfigError(f"not a JSON object that can be read ({reason(error)})", where=where, remedy=remedy) from None
+        raise ConfigError(f"not a JSON object that can be read ({reason(error)})", place=place, remedy=remedy) from None
 
 
 def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
@@ -163,7 +163,7 @@ def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
     """
     section = body.get("quantization")
     if section is not None and not isinstance(section, Mapping):
-        raise ConfigError("`quantization` is not an object", where=origin)
+        raise ConfigError("`quantization` is not an object", place=origin)
     inner: Mapping[str, Any] = section if isinstance(section, Mapping) else {}
     ignore = body.get("ignore", inner.get("exclude_modules", body.get("exclude_modules")))
     loose = ignore is None
@@ -171,11 +171,11 @@ def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
         ignore = next((body[key] for key in IGNORE_KEYS if body.get(key) is not None), None)
     ignore = [] if ignore is None else ignore
     if not isinstance(ignore, list) or not all(isinstance(item, str) for item in ignore):
-        raise ConfigError("the ignore list is not a list of names", where=origin)
+        raise ConfigError("the ignore list is not a list of names", place=origin)
     algo = body.get("quant_algo", inner.get("quant_algo")) or ""
     method = body.get("quant_method") or ("modelopt" if section is not None else "")
     if not isinstance(algo, str) or not isinstance(method, str):
-        raise ConfigError("quant_algo and quant_method are strings", where=origin)
+        raise ConfigError("quant_algo and quant_method are strings", place=origin)
     if not algo:
         algo = _algo_of_method(method, body)
     group = _group_size(body, inner)
@@ -200,7 +200,7 @@ def described(body: Mapping[str, Any]) -> dict[str, Any]:
         if name.endswith(".weight") and isinstance(algo, str)
     }
     if not weights:
-        raise ConfigError("no entry names a weight", where="quant_model_description.json")
+        raise ConfigError("no entry names a weight", place="quant_model_description.json")
     layers = {name: {"quant_algo": algo} for name, algo in weights.items() if algo != "FLOAT"}
     algos = {item["quant_algo"] for item in layers.values()}
     algo = next(iter(algos)) if len(algos) == 1 else "MIXED_PRECISION" if algos else "FLOAT"

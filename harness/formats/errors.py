@@ -17,9 +17,9 @@ class HeaderError(QuantgateError):
 
     outcome = Outcome.CHECKPOINT_FAULT
 
-    def __init__(self, message: str, *, where: str = "", remedy: str = "", code: str = "header_bad_entry") -> None:
+    def __init__(self, message: str, *, place: str = "", remedy: str = "", code: str = "header_bad_entry") -> None:
         self.code = code
-        super().__init__(message, where=where, remedy=remedy)
+        super().__init__(message, place=place, remedy=remedy)
 
 
 class DegenerateScaleError(ValueError):
@@ -43,8 +43,8 @@ class ContractError(InvalidCaseError):
 class SourceError(InfraError):
     """Bytes could not be fetched. The error is no verdict on the checkpoint."""
 
-    def __init__(self, message: str, *, where: str = "", remedy: str = "", kind: str = "download") -> None:
-        super().__init__(message, where=where, remedy=remedy, kind=kind)
+    def __init__(self, message: str, *, place: str = "", remedy: str = "", kind: str = "download") -> None:
+        super().__init__(message, place=place, remedy=remedy, kind=kind)
 
 
 class InspectionInterruptedError(SourceError):

@@ -45,11 +45,11 @@ class _Cursor:
         if end > self.size:
             message = f"the header ends at byte {end} or later and the file has {self.size}"
             raise HeaderError(
-                message, where=self.file, remedy="fetch the file again: it was cut short", code="header_truncated"
+                message, place=self.file, remedy="fetch the file again: it was cut short", code="header_truncated"
             )
         if end > MAX_HEADER_BYTES:
             raise HeaderError(
-                f"the header is longer than {MAX_HEADER_BYTES} bytes", where=self.file, code="header_too_large"
+                f"the header is longer than {MAX_HEADER_BYTES} bytes", place=self.file, code="header_too_large"
             )
         if end > len(self._data):
             # each read doubles the buffer, so a long vocabulary over the network costs few requests
@@ -73,7 +73,7 @@ class _Cursor:
         if kind == _ARRAY:
             inner, count = self.number("<I"), self.number("<Q")
             if depth > 2 or count > MAX_HEADER_BYTES:
-                raise HeaderError("an array of metadata is nested or long beyond reason", where=self.file)
+                raise HeaderError("an array of metadata is nested or long beyond reason", place=self.file)
             if inner in _SCALARS:
                 code = _SCALARS[inner]
                 raw = self.take(struct.calcsize(code) * count)
@@ -82,7 +82,7 @@ class _Cursor:
                 self.value(inner, depth + 1)
             return []
         if kind not in _SCALARS:
-            raise HeaderError(f"metadata of unknown type {kind}", where=self.file)
+            raise HeaderError(f"metadata of unknown type {kind}", place=self.file)
         return self.number(_SCALARS[kind])
 
 
@@ -103,13 +103,13 @@ def read_gguf_header(file: str, file_size: int, read: Callable[[int, int], bytes
     """
     cursor = _Cursor(file, file_size, read)
     if cursor.take(4) != MAGIC:
-        raise HeaderError("the file does not begin with GGUF", where=file, code="header_not_json")
+        raise HeaderError("the file does not begin with GGUF", place=file, code="header_not_json")
     version = cursor.number("<I")
     if version not in (2, 3):
-        raise HeaderError(f"GGUF version {version}; 2 and 3 are known here", where=file)
+        raise HeaderError(f"GGUF version {version}; 2 and 3 are known here", place=file)
     count, keys = cursor.number("<Q"), cursor.number("<Q")
     if count > MAX_TENSORS or keys > MAX_TENSORS:
-        raise HeaderError(f"{count} tensors and {keys} keys in one file", where=file, code="header_too_large")
+        raise HeaderError(f"{count} tensors and {keys} keys in one file", place=file, code="header_too_large")
     metadata = {}
     for _ in range(keys):
         name = cursor.text()
@@ -117,18 +117,18 @@ def read_gguf_header(file: str, file_size: int, read: Callable[[int, int], bytes
     infos = [_info(cursor) for _ in range(count)]
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment <= 0 or alignment % 8:
-        raise HeaderError(f"an alignment of {alignment!r}", where=file)
+        raise HeaderError(f"an alignment of {alignment!r}", place=file)
     start = -(-cursor.position // alignment) * alignment
     tensors: dict[str, TensorEntry] = {}
     for name, shape, kind, offset in infos:
         if name in tensors:
-            raise HeaderError(f"the tensor {name[:120]!r} stands twice", where=file, code="header_duplicate_key")
+            raise HeaderError(f"the tensor {name[:120]!r} stands twice", place=file, code="header_duplicate_key")
         tensors[name] = _entry(file, name, shape, kind, start + offset, metadata)
         if tensors[name].start + tensors[name].nbytes > file_size:
             end = tensors[name].start + tensors[name].nbytes
             message = f"tensor {name[:120]!r} ends at byte {end} and the file has {file_size}"
             raise HeaderError(
-                message, where=file, remedy="fetch the file again: it was cut short", code="data_truncated"
+                message, place=file, remedy="fetch the file again: it was cut short", code="data_truncated"
             )
     _no_overlap(file, tensors)
     words = {key: str(value) for key, value in metadata.items() if isinstance(value, str | int | float)}
@@ -140,13 +140,13 @@ def _info(cursor: _Cursor) -> tuple[str, tuple[int, ...], str, int]:
 
     name, rank = cursor.text(), cursor.number("<I")
     if rank > MAX_RANK:
-        raise HeaderError(f"tensor {name[:120]!r} has {rank} axes", where=cursor.file)
+        raise HeaderError(f"tensor {name[:120]!r} has {rank} axes", place=cursor.file)
     shape = tuple(reversed([int(cursor.number("<Q")) for _ in range(rank)]))
     code, offset = cursor.number("<I"), cursor.number("<Q")
     try:
         return name, shape, GGMLQuantizationType(code).name, offset
     except ValueError:
-        raise HeaderError(f"tensor {name[:120]!r} has the unknown type {code}", where=cursor.file) from None
+        raise HeaderError(f"tensor {name[:120]!r} has the unknown type {code}", place=cursor.file) from None
 
 
 def _entry(
@@ -155,7 +155,7 @@ def _entry(
     block, size = gguf_sizes(kind)
     elements = math.prod(shape)
     if elements >= 2**63 or (shape and shape[-1] % block):
-        raise HeaderError(f"tensor {name[:120]!r}: {kind} {list(shape)} is not whole blocks of {block}", where=file)
+        raise HeaderError(f"tensor {name[:120]!r}: {kind} {list(shape)} is not whole blocks of {block}", place=file)
     original = metadata.get(f"{ORIGINAL_SHAPE}{name}")
     if isinstance(original, list) and original and math.prod(original) == elements:
         shape = tuple(int(item) for item in original)
@@ -166,5 +166,5 @@ def _no_overlap(file: str, tensors: dict[str, TensorEntry]) -> None:
     end, before = 0, "the header"
     for entry in sorted(tensors.values(), key=lambda item: (item.start, item.nbytes)):
         if entry.start < end:
-            raise HeaderError(f"tensors {before!r} and {entry.name!r} overlap", where=file, code="header_overlap")
+            raise HeaderError(f"tensors {before!r} and {entry.name!r} overlap", place=file, code="header_overlap")
         end, before = entry.start + entry.nbytes, entry.name

@@ -66,19 +66,20 @@ def read_header(file: str, file_size: int, read: Callable[[int, int], bytes], gu
         HeaderError: with a ``code`` for the fault. Memory stays under a few times ``MAX_HEADER_BYTES``.
     """
     if file_size < 8:
-        raise HeaderError(f"the file has {file_size} bytes, and a header needs 8", where=file, code="header_truncated")
+        raise HeaderError(f"the file has {file_size} bytes, and a header needs 8", place=file, code="header_truncated")
     first = read(0, min(guess, file_size))
     length = int.from_bytes(first[:8], "little")
+    # before the size of the file: a sparse file may be as long as any header claims
     if length > MAX_HEADER_BYTES:
         raise HeaderError(
             f"the header says it is {length} bytes long; at most {MAX_HEADER_BYTES} are read",
-            where=file,
+            place=file,
             code="header_too_large",
         )
     if 8 + length > file_size:
         raise HeaderError(
             f"the header says it is {length} bytes long and the file has {file_size}",
-            where=file,
+            place=file,
             remedy="fetch the file again: it was cut short",
             code="header_truncated",
         )
@@ -93,7 +94,7 @@ def parse_header(file: str, raw: bytes, file_size: int) -> Header:
     data_start = 8 + len(raw)
     metadata = _metadata(file, body.pop("__metadata__", None))
     if len(body) > MAX_TENSORS:
-        raise HeaderError(f"{len(body)} tensors in one file", where=file, code="header_too_large")
+        raise HeaderError(f"{len(body)} tensors in one file", place=file, code="header_too_large")
     tensors = {name: _entry(file, name, value, data_start) for name, value in body.items()}
     _check_layout(file, tensors, data_start, file_size)
     return Header(file=file, size=data_start, tensors=tensors, metadata=metadata)
@@ -106,20 +107,20 @@ def _load_json(file: str, raw: bytes) -> dict[str, Any]:
             names: set[str] = set()
             twice = next(name for name, _ in pairs if name in names or names.add(name))  # type: ignore[func-returns-value]
             raise HeaderError(
-                f"the key {twice[:120]!r} stands twice in the header", where=file, code="header_duplicate_key"
+                f"the key {twice[:120]!r} stands twice in the header", place=file, code="header_duplicate_key"
             )
         return result
 
     if not raw.lstrip(b" ")[:1] == b"{":
-        raise HeaderError("the header is not a JSON object", where=file, code="header_not_json")
+        raise HeaderError("the header is not a JSON object", place=file, code="header_not_json")
     try:
         body = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)  # noqa: TID251 - each rule has its own code
     except HeaderError:
         raise
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, ValueError) as error:
-        raise HeaderError(f"the header is not JSON ({error})", where=file, code="header_not_json") from None
+        raise HeaderError(f"the header is not JSON ({error})", place=file, code="header_not_json") from None
     if not isinstance(body, dict):
-        raise HeaderError("the header is not a JSON object", where=file, code="header_not_json")
+        raise HeaderError("the header is not a JSON object", place=file, code="header_not_json")
     return body
 
 
@@ -127,7 +128,7 @@ def _metadata(file: str, value: Any) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise HeaderError("__metadata__ is not a map of strings", where=file, code="header_bad_entry")
+        raise HeaderError("__metadata__ is not a map of strings", place=file, code="header_bad_entry")
     return value
 
 
@@ -137,7 +138,7 @@ def _is_count(value: Any) -> bool:
 
 def _entry(file: str, name: str, value: Any, data_start: int) -> TensorEntry:
     def bad(why: str) -> HeaderError:
-        return HeaderError(f"tensor {name[:120]!r}: {why}", where=file, code="header_bad_entry")
+        return HeaderError(f"tensor {name[:120]!r}: {why}", place=file, code="header_bad_entry")
 
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise bad("an entry has exactly dtype, shape and data_offsets")
@@ -158,17 +159,18 @@ def _entry(file: str, name: str, value: Any, data_start: int) -> TensorEntry:
 def _check_layout(file: str, tensors: dict[str, TensorEntry], data_start: int, file_size: int) -> None:
     """Raise ``HeaderError`` for an overlap, a hole, a tensor beyond the end, or bytes behind the last tensor."""
     position, before = data_start, "the header"
+    # by size too: an empty tensor lies at the start of the next one and must not count as an overlap
     for entry in sorted(tensors.values(), key=lambda item: (item.start, item.nbytes)):
         if entry.start < position:
             message, code = f"tensors {before!r} and {entry.name!r} overlap", "header_overlap"
-            raise HeaderError(message, where=file, code=code)
+            raise HeaderError(message, place=file, code=code)
         if entry.start > position:
             message = f"{entry.start - position} bytes between {before!r} and {entry.name!r} belong to no tensor"
-            raise HeaderError(message, where=file, code="header_hole")
+            raise HeaderError(message, place=file, code="header_hole")
         position, before = entry.start + entry.nbytes, entry.name
     if position > file_size:
         message = f"tensor {before!r} ends at byte {position} and the file has {file_size}"
-        raise HeaderError(message, where=file, remedy="fetch the file again: it was cut short", code="data_truncated")
+        raise HeaderError(message, place=file, remedy="fetch the file again: it was cut short", code="data_truncated")
     if position < file_size:
         message = f"{file_size - position} bytes follow the last tensor"
-        raise HeaderError(message, where=file, code="data_trailing")
+        raise HeaderError(message, place=file, code="data_trailing")

@@ -157,7 +157,7 @@ def _read(path: Path) -> tuple[Shape | None, str | None, Bytes]:
                 frames[index] = frame
             return shape, metadata.get("sha256"), frames
     except UnreadableError as error:
-        raise ClipError(f"{path}: cannot be read as a clip: {error.what}; fetch or generate it again") from error
+        raise ClipError(f"{path}: cannot be read as a clip: {error.message}; fetch or generate it again") from error
     except ValueError as error:
         raise ClipError(f"{path}: {error}") from error
     except (SafetensorError, OSError) as error:

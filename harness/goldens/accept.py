@@ -110,9 +110,9 @@ def accept(
         InfraError: a file cannot be written, or the upload to the hub failed. Nothing was changed that a run can see.
     """
     if not reason.strip():
-        raise GoldenError("a golden is accepted with a reason", where=case, remedy="add --reason '…'")
+        raise GoldenError("a golden is accepted with a reason", place=case, remedy="add --reason '…'")
     if also and over:
-        raise GoldenError("--also keeps the present goldens, --over drops them", where=case, remedy="leave one out")
+        raise GoldenError("--also keeps the present goldens, --over drops them", place=case, remedy="leave one out")
     with committing(workspace, f"accept {case}: {reason}", hook) as transaction:
         proposal = _load_proposal(workspace, case, runner, source, transaction.folder / "artifact")
         refuse_request(proposal.candidate, request, allow)
@@ -177,7 +177,7 @@ def _load_proposal(workspace: Workspace, case: str, runner: str, source: Path | 
     folder = choose(workspace, case, runner)
     candidate = read_candidate(folder)
     if (candidate.runner, candidate.case) != (folder.parent.name, folder.name):
-        raise GoldenError(f"it belongs to {candidate.runner}/{candidate.case}", where=str(folder / CANDIDATE_FILE))
+        raise GoldenError(f"it belongs to {candidate.runner}/{candidate.case}", place=str(folder / CANDIDATE_FILE))
     return LoadedCandidate(candidate, part_files(folder, candidate))
 
 
@@ -283,7 +283,7 @@ def _publish(
     revision = store.publish(additions, [after], message=f"{title}: {additions[-1].manifest.reason}"[:200])
     config = read_config(workspace.goldens)
     if config.hub is None:  # the hub store was opened from this file, so it held a pin a moment ago
-        raise GoldenError("store.json changed meanwhile", where=str(workspace.goldens / CONFIG_FILE))
+        raise GoldenError("store.json changed meanwhile", place=str(workspace.goldens / CONFIG_FILE))
     pinned = config.model_copy(update={"hub": config.hub.model_copy(update={"revision": revision})})
     path = workspace.goldens / CONFIG_FILE
     transaction.write(path, pinned.to_json().encode())
@@ -293,7 +293,7 @@ def _publish(
 def _store_of(store: GoldenStore, runner: str) -> FolderStore | HubStore:
     routed = store.route(runner) if isinstance(store, RoutedStore) else store
     if not isinstance(routed, FolderStore | HubStore):
-        raise GoldenError("this store cannot be accepted into", where=routed.origin)
+        raise GoldenError("this store cannot be accepted into", place=routed.origin)
     return routed
 
 
@@ -319,7 +319,7 @@ def _check_base(candidate: Candidate, before: AcceptedIndex) -> None:
     raise GoldenError(
         f"the candidate was judged against {judged[:SHORT] if judged else 'no golden'}, "
         f"and the case accepts {now} by now: it was accepted already, or somebody accepted another one",
-        where=f"{candidate.runner}/{candidate.case}",
+        place=f"{candidate.runner}/{candidate.case}",
         remedy="run the case again; or add --also to accept it beside those, or --over to accept it in place of all",
     )
 
@@ -332,11 +332,11 @@ def _check_beside(proposal: LoadedCandidate, store: GoldenStore) -> None:
         if golden.manifest.identity.digest() != candidate.identity.digest():
             raise GoldenError(
                 f"golden {golden.digest[:SHORT]} is of another configuration, so both cannot be right",
-                where=pair,
+                place=pair,
                 remedy="accept without --also, in its place",
             )
         if CLIP in golden.manifest.parts and CLIP in proposal.files and _same_pixels(golden, proposal.files[CLIP]):
-            raise GoldenError(f"golden {golden.digest[:SHORT]} holds the same clip already", where=pair)
+            raise GoldenError(f"golden {golden.digest[:SHORT]} holds the same clip already", place=pair)
 
 
 def _same_pixels(golden: Golden, clip: Path) -> bool:
@@ -435,7 +435,7 @@ def _lock(root: Path, case: Case) -> tuple[dict[Path, bytes], tuple[str, ...]]:
     try:
         now, unlocked = make_lock([case], root, lock)
     except QuantgateError as error:
-        return {}, (f"note: the lock stays as it is: {error.what}; quantgate lock",)
+        return {}, (f"note: the lock stays as it is: {error.message}; quantgate lock",)
     notes = tuple(f"note: not locked: {sentence}" for sentence in unlocked)
     recorded = now.cases.get(case.id, {})
     if lock.cases.get(case.id, {}) == recorded or not recorded:

@@ -112,7 +112,7 @@ def _of_zip(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], sourc
     if len(names) > MAX_CANDIDATES:
         raise GoldenError(
             f"the archive has {len(names)} candidates, the bound is {MAX_CANDIDATES}",
-            where=str(source),
+            place=str(source),
             remedy="download the artifact of one run",
         )
     for name in names:
@@ -132,12 +132,12 @@ def _from_zip(archive: zipfile.ZipFile, source: Path, case: str, runner: str, sc
     candidate = candidates[place]
     total = sum(part.bytes for part in candidate.parts.values())
     if total > MAX_TOTAL_BYTES:
-        raise GoldenError(f"the parts would take {total} bytes, the bound is {MAX_TOTAL_BYTES}", where=str(source))
+        raise GoldenError(f"the parts would take {total} bytes, the bound is {MAX_TOTAL_BYTES}", place=str(source))
     scratch.mkdir(parents=True, exist_ok=True)
     for name, part in candidate.parts.items():
         entry = entries.get(str(PurePosixPath(place) / part.path))
         if entry is None:
-            raise GoldenError(f"part {name!r} is missing", where=f"{source}!{place}/{part.path}", remedy=_AGAIN)
+            raise GoldenError(f"part {name!r} is missing", place=f"{source}!{place}/{part.path}", remedy=_AGAIN)
         _unpack(archive, entry, scratch / part.path, part.bytes)
     return LoadedCandidate(candidate, part_files(scratch, candidate))
 
@@ -145,25 +145,25 @@ def _from_zip(archive: zipfile.ZipFile, source: Path, case: str, runner: str, sc
 def _entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInfo]:
     infos = archive.infolist()
     if len(infos) > MAX_ENTRIES:
-        raise GoldenError(f"the archive has {len(infos)} entries, the bound is {MAX_ENTRIES}", where=str(source))
+        raise GoldenError(f"the archive has {len(infos)} entries, the bound is {MAX_ENTRIES}", place=str(source))
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         # Backslashes count as separators too, so that no name escapes the checks below.
         if len(info.filename) > MAX_NAME:
             raise GoldenError(
                 f"the name of an entry has {len(info.filename)} characters, the bound is {MAX_NAME}",
-                where=str(source),
+                place=str(source),
                 remedy=_AGAIN,
             )
         path = PurePosixPath(info.filename.replace("\\", "/"))
         if not path.parts or "\0" in info.filename:
-            raise GoldenError("an entry has no name", where=str(source), remedy=_AGAIN)
+            raise GoldenError("an entry has no name", place=str(source), remedy=_AGAIN)
         if path.is_absolute() or ".." in path.parts or ":" in info.filename:
-            raise GoldenError(f"entry {info.filename!r} leaves the archive's folder", where=str(source), remedy=_AGAIN)
+            raise GoldenError(f"entry {info.filename!r} leaves the archive's folder", place=str(source), remedy=_AGAIN)
         if str(path) in entries:
-            raise GoldenError(f"entry {info.filename!r} is there twice", where=str(source), remedy=_AGAIN)
+            raise GoldenError(f"entry {info.filename!r} is there twice", place=str(source), remedy=_AGAIN)
         if info.compress_type not in _METHODS:
-            raise GoldenError(f"entry {info.filename!r} is packed in an unusual way", where=str(source), remedy=_AGAIN)
+            raise GoldenError(f"entry {info.filename!r} is packed in an unusual way", place=str(source), remedy=_AGAIN)
         if not info.is_dir():
             entries[str(path)] = info
     return entries
@@ -177,14 +177,14 @@ def _archive(source: Path) -> Iterator[zipfile.ZipFile]:
         GoldenError: there is no such file, or it is damaged.
     """
     if not source.is_file():
-        raise GoldenError("no such artifact", where=str(source), remedy=_AGAIN)
+        raise GoldenError("no such artifact", place=str(source), remedy=_AGAIN)
     try:
         with zipfile.ZipFile(source) as archive:
             yield archive
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise  # a fault of the disk, not of the archive
-        raise GoldenError(f"the archive is damaged: {_damage(error)}", where=str(source), remedy=_AGAIN) from error
+        raise GoldenError(f"the archive is damaged: {_damage(error)}", place=str(source), remedy=_AGAIN) from error
 
 
 def _damage(error: Exception) -> str:
@@ -197,7 +197,7 @@ def _read_bounded(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, bound: int, 
         # One byte more than the bound shows that the entry is too long, whatever size the archive states.
         data = stream.read(bound + 1)
     if len(data) > bound:
-        raise GoldenError(f"{entry.filename} is larger than {bound} bytes", where=str(source), remedy=_AGAIN)
+        raise GoldenError(f"{entry.filename} is larger than {bound} bytes", place=str(source), remedy=_AGAIN)
     return data
 
 
@@ -226,13 +226,13 @@ def _only_candidate(
     if not matching:
         raise GoldenError(
             f"the artifact holds no candidate of {label} (it holds: {names})",
-            where=str(source),
+            place=str(source),
             remedy="name the artifact of the run that tested this case on this runner",
         )
     if len({candidates[place].seal for place in matching}) == 1:
         return matching[0]  # the same candidate twice: in the run's folder and in the pending folder
     raise GoldenError(
         f"the artifact holds {len(matching)} candidates of {label}: {', '.join(matching)}",
-        where=str(source),
+        place=str(source),
         remedy="name one with --runner, or name its folder with --from",
     )

@@ -66,7 +66,7 @@ class FolderStore:
         try:
             base = self.root / _NAME.validate_python(runner) / _NAME.validate_python(case)
         except ValidationError as error:
-            raise GoldenError(f"{runner!r}/{case!r} cannot be a golden's name", where=self.origin) from error
+            raise GoldenError(f"{runner!r}/{case!r} cannot be a golden's name", place=self.origin) from error
         return base / digest[:SHORT] if digest else base
 
     def index_path(self, runner: str, case: str) -> Path:
@@ -169,7 +169,7 @@ class FolderStore:
         """
         with self._locked():
             if any(entry.startswith(digest[:SHORT]) for entry in self.index(runner, case).digests()):
-                raise GoldenError(f"golden {digest[:SHORT]} is accepted", where=str(self.folder(runner, case)))
+                raise GoldenError(f"golden {digest[:SHORT]} is accepted", place=str(self.folder(runner, case)))
             target = self.folder(runner, case, digest)
             require_inside(self.root, target)
             stage = self._work() / uuid.uuid4().hex

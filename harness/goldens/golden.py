@@ -50,17 +50,17 @@ def check_part(name: str, part: Part, path: Path, *, remedy: str) -> Path:
         GoldenError: the part is missing, truncated, too long, or has other bytes. The message names the part.
     """
     if not path.is_file():
-        raise GoldenError(f"part {name!r} is missing", where=str(path), remedy=remedy)
+        raise GoldenError(f"part {name!r} is missing", place=str(path), remedy=remedy)
     # The size is compared first: it needs no read, and distinguishes truncation from a change.
     size = path.stat().st_size
     if size != part.bytes:
         how = "truncated" if size < part.bytes else "too long"
-        raise GoldenError(f"part {name!r} is {how}: {size} of {part.bytes} bytes", where=str(path), remedy=remedy)
+        raise GoldenError(f"part {name!r} is {how}: {size} of {part.bytes} bytes", place=str(path), remedy=remedy)
     digest, _ = sha256_file(path)
     if digest != part.sha256:
         raise GoldenError(
             f"part {name!r} was changed: sha256 {digest[:16]}…, the manifest says {part.sha256[:16]}…",
-            where=str(path),
+            place=str(path),
             remedy=remedy,
         )
     return path
@@ -79,7 +79,7 @@ def copy_parts(parts: Mapping[str, Part], files: Mapping[str, Path], folder: Pat
     for name, part in parts.items():
         source = files[name]
         if not source.is_file():
-            raise GoldenError(f"part {name!r} is missing", where=str(source), remedy="run the case again")
+            raise GoldenError(f"part {name!r} is missing", place=str(source), remedy="run the case again")
         target = folder / part.path
         if target.exists() and source.samefile(target):  # the file is in its place; copying would empty it
             check_part(name, part, target, remedy="run the case again")
@@ -161,14 +161,14 @@ def check_frames(path: Path, shape: Shape | None, *, remedy: str = "") -> None:
     if clip.shape != shape:
         raise GoldenError(
             f"it holds frames of shape {list(clip.shape)}, and its manifest says {list(shape or ())}",
-            where=str(path),
+            place=str(path),
             remedy=remedy,
         )
 
 
 def frames_error(path: Path, error: ClipError, remedy: str) -> GoldenError:
     """Return the error for a golden's clip at ``path`` that `harness.frames.clip.read_clip` refused."""
-    return GoldenError(f"its frames cannot be used: {error.what}", where=str(path), remedy=remedy)
+    return GoldenError(f"its frames cannot be used: {error.message}", place=str(path), remedy=remedy)
 
 
 Fetch = Callable[[Part, bool], Path]
@@ -204,7 +204,7 @@ class Golden:
         part = self.manifest.parts.get(name)
         if part is None:
             raise GoldenError(
-                f"golden {self.digest[:16]} has no part {name!r}, only {sorted(self.manifest.parts)}", where=self.origin
+                f"golden {self.digest[:16]} has no part {name!r}, only {sorted(self.manifest.parts)}", place=self.origin
             )
         try:
             return check_part(name, part, self.fetch(part, False), remedy=self.remedy)
@@ -249,19 +249,21 @@ def read_manifest(path: Path, runner: str, case: str, digest: str, *, remedy: st
     try:
         manifest = GoldenManifest.read(path)
     except OSError as error:
-        raise GoldenError("the manifest is missing", where=str(path), remedy=remedy) from error
+        raise GoldenError("the manifest is missing", place=str(path), remedy=remedy) from error
     except UnreadableError as error:
-        raise GoldenError(f"this is not a golden's manifest: {error.what}", where=error.where, remedy=remedy) from error
+        raise GoldenError(
+            f"this is not a golden's manifest: {error.message}", place=error.place, remedy=remedy
+        ) from error
     if not manifest.digest().startswith(digest):
         raise GoldenError(
             f"the manifest was changed: its digest is {manifest.digest()[:16]}…, not {digest[:16]}…",
-            where=str(path),
+            place=str(path),
             remedy=remedy,
         )
     if (manifest.runner, manifest.case) != (runner, case):
         raise GoldenError(
             f"this golden belongs to {manifest.runner}/{manifest.case}, not to {runner}/{case}",
-            where=str(path),
+            place=str(path),
             remedy=remedy,
         )
     return manifest
@@ -279,11 +281,11 @@ def read_index(path: Path, runner: str, case: str, *, remedy: str) -> AcceptedIn
         index = AcceptedIndex.read(path)
     except (OSError, UnreadableError) as error:
         raise GoldenError(
-            f"the list of accepted goldens cannot be read: {reason(error)}", where=str(path), remedy=remedy
+            f"the list of accepted goldens cannot be read: {reason(error)}", place=str(path), remedy=remedy
         ) from (error)
     if (index.runner, index.case) != (runner, case):
         raise GoldenError(
-            f"this list belongs to {index.runner}/{index.case}, not to {runner}/{case}", where=str(path), remedy=remedy
+            f"this list belongs to {index.runner}/{index.case}, not to {runner}/{case}", place=str(path), remedy=remedy
         )
     return index
 
@@ -305,4 +307,4 @@ def require_writable(target: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise disk_error(error, NOTHING_CHANGED, where=str(target)) from error
+        raise disk_error(error, NOTHING_CHANGED, place=str(target)) from error

@@ -55,26 +55,26 @@ def hub_errors(origin: str, doing: str) -> Iterator[None]:
         raise
     except RepositoryNotFoundError as error:
         remedy = "check goldens/store.json and your token: a private dataset looks missing without one"
-        raise GoldenError(f"cannot {doing}: no such dataset", where=origin, remedy=remedy) from error
+        raise GoldenError(f"cannot {doing}: no such dataset", place=origin, remedy=remedy) from error
     except RevisionNotFoundError as error:
         remedy = "check the pin in goldens/store.json"
-        raise GoldenError(f"cannot {doing}: no such revision", where=origin, remedy=remedy) from error
+        raise GoldenError(f"cannot {doing}: no such revision", place=origin, remedy=remedy) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         remedy = "go online once (unset HF_HUB_OFFLINE), or `quantgate goldens pull` where there is a network"
         reason = f" ({_first_line(error.__cause__)})" if error.__cause__ is not None else ""
         message = f"cannot {doing}: not in the cache, and the hub could not be asked{reason}"
-        raise InfraError(message, where=origin, remedy=remedy, kind="download") from error
+        raise InfraError(message, place=origin, remedy=remedy, kind="download") from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status in _CONFLICT:
             message = f"cannot {doing}: somebody else committed to the dataset at the same moment"
-            raise GoldenError(message, where=origin, remedy="type the same command again") from error
-        raise InfraError(f"cannot {doing}: {_first_line(error)}", where=origin, kind="download") from error
+            raise GoldenError(message, place=origin, remedy="type the same command again") from error
+        raise InfraError(f"cannot {doing}: {_first_line(error)}", place=origin, kind="download") from error
     except (_TRANSPORT, OSError, RuntimeError, ValueError) as error:
         # huggingface_hub raises a RuntimeError around the reason of a failed LFS upload, a ValueError if it is refused
         remedy = "type the same command again: what arrived is kept"
         reason = _first_line(error.__cause__ or error)
-        raise InfraError(f"cannot {doing}: {reason}", where=origin, remedy=remedy, kind="download") from error
+        raise InfraError(f"cannot {doing}: {reason}", place=origin, remedy=remedy, kind="download") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -302,14 +302,14 @@ class HubStore:
             raise GoldenError(
                 f"the accepted goldens of {runner}/{case} changed on branch {self.branch} since the pin: "
                 f"{[digest[:SHORT] for digest in now.digests()]} at {head[:12]}",
-                where=self.origin,
+                place=self.origin,
                 remedy="pull the commit that moved the pin, or move it yourself with `quantgate goldens pin`",
             )
 
     def _download(self, path: str, *, again: bool = False) -> Path:
         cached = self._optional(path, again=again)
         if cached is None:
-            raise GoldenError(f"{path} is not in the dataset", where=self.origin, remedy=self._remedy)
+            raise GoldenError(f"{path} is not in the dataset", place=self.origin, remedy=self._remedy)
         return cached
 
     def _optional(self, path: str, *, again: bool = False) -> Path | None:

@@ -76,7 +76,7 @@ class Journal(Record):
     """Content of ``journal.json``."""
 
     schema_version: Literal[1] = 1
-    what: str
+    message: str
     """One sentence that describes the change to the person who finds it unfinished."""
     operations: tuple[Operation, ...]
 
@@ -92,7 +92,7 @@ class Transaction:
     """
 
     def __init__(self, workspace: Workspace, title: str, hook: Hook, recovered: tuple[str, ...]) -> None:
-        self.workspace, self.what, self._hook, self.recovered = workspace, title, hook, recovered
+        self.workspace, self.message, self._hook, self.recovered = workspace, title, hook, recovered
         self.folder = workspace.transactions / uuid.uuid4().hex
         self.folder.mkdir(parents=True)
         self._operations: list[Install | Write | Discard] = []
@@ -159,7 +159,7 @@ class Transaction:
         Raises:
             InfraError: a target cannot be written. Nothing was changed, unless the message states it.
         """
-        journal = Journal(what=self.what, operations=tuple(self._operations))
+        journal = Journal(message=self.message, operations=tuple(self._operations))
         for operation in journal.operations:
             _require_writable(self.workspace, operation)
         self._hook("before journal")
@@ -229,13 +229,13 @@ def recover(workspace: Workspace, hook: Hook = lambda _step: None) -> tuple[str,
         except (OSError, UnreadableError) as error:
             raise GoldenError(
                 f"an interrupted command cannot be finished: {reason(error)}",
-                where=str(path),
+                place=str(path),
                 remedy=f"delete {folder}",
             ) from error
         # The journal is a file that another program may have written, so its paths are checked before they are used.
         _check_places(workspace, folder, journal)
         finish(workspace, folder, journal, hook)
-        sentences.append(f"an interrupted command was finished: {journal.what}")
+        sentences.append(f"an interrupted command was finished: {journal.message}")
     return tuple(sentences)
 
 
@@ -251,7 +251,7 @@ def finish(workspace: Workspace, folder: Path, journal: Journal, hook: Hook) -> 
         try:
             _apply(workspace, folder, operation)
         except OSError as error:
-            raise disk_error(error, f"begun, and finished by the next command: {journal.what}") from error
+            raise disk_error(error, f"begun, and finished by the next command: {journal.message}") from error
         hook(f"after {number} {operation.kind}")
     # The journal goes first: a folder without it counts as scratch, so a stop in rmtree is harmless.
     (folder / JOURNAL_FILE).unlink()
@@ -282,15 +282,15 @@ def _check_places(workspace: Workspace, folder: Path, journal: Journal) -> None:
                 require_inside(root, root / operation.folder)
     except GoldenError as error:
         raise GoldenError(
-            f"this journal was not written by a command of this project: {error.what}",
-            where=str(folder / JOURNAL_FILE),
+            f"this journal was not written by a command of this project: {error.message}",
+            place=str(folder / JOURNAL_FILE),
             remedy=f"look who wrote it, then delete {folder}",
         ) from error
 
 
 def _require(holds: bool, path: str, root: Path) -> None:
     if not holds:
-        raise GoldenError(f"{path!r} is none of the files that a journal changes", where=str(root))
+        raise GoldenError(f"{path!r} is none of the files that a journal changes", place=str(root))
 
 
 def _require_written(path: str, root: Path) -> None:
@@ -349,7 +349,7 @@ def _apply_write(workspace: Workspace, folder: Path, operation: Write) -> None:
     if data is None or hashlib.sha256(data).hexdigest() != operation.after:
         raise GoldenError(
             "the staged file of an interrupted command differs from its journal",
-            where=str(folder / operation.staged),
+            place=str(folder / operation.staged),
             remedy=f"delete {folder}, and type the command again",
         )
     write_inside(root, operation.target, data)
@@ -369,6 +369,6 @@ def _apply_discard(workspace: Workspace, scratch: Path, operation: Discard) -> N
 def _conflict(path: Path, folder: Path) -> GoldenError:
     return GoldenError(
         "an interrupted command was to change this file, and somebody else changed it since",
-        where=str(path),
+        place=str(path),
         remedy=f"put it back (`git checkout -- {path}`) and type the command again, or delete {folder} to give it up",
     )

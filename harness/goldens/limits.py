@@ -66,7 +66,7 @@ def limits_after(
             if expected != value:
                 raise GoldenError(
                     f"the new limits were measured for another {field}: {value[:24]!r}, not {expected[:24]!r}",
-                    where=f"{manifest.runner}/{manifest.case}",
+                    place=f"{manifest.runner}/{manifest.case}",
                     remedy="quantgate regenerate, which measures limits and golden together",
                 )
         return LimitChange("new", _checked(measured, golden_digest=digest, also=tuple(remaining)))
@@ -103,10 +103,10 @@ def read_committed(path: Path) -> LimitFile | None:
         return None
     except (OSError, UnreadableError) as error:
         raise GoldenError(
-            f"the limits cannot be read: {reason(error)}", where=str(path), remedy="git checkout it"
+            f"the limits cannot be read: {reason(error)}", place=str(path), remedy="git checkout it"
         ) from error
     if fault := edited(limits):
-        raise GoldenError(fault, where=str(path), remedy=f"git checkout {path}, or {place_again(limits)}")
+        raise GoldenError(fault, place=str(path), remedy=f"git checkout {path}, or {place_again(limits)}")
     return limits
 
 

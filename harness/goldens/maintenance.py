@@ -171,11 +171,11 @@ def pull(source: HubStore, target: FolderStore, select: Select = everything, *, 
     return count
 
 
-def _no_loss(new: AcceptedIndex, old: AcceptedIndex, where: str, replace: bool) -> None:
+def _no_loss(new: AcceptedIndex, old: AcceptedIndex, place: str, replace: bool) -> None:
     lost = [digest[:SHORT] for digest in old.digests() if digest not in new.digests()]
     if lost and not replace:
         raise GoldenError(
             f"{old.runner}/{old.case} accepts {lost} there, which the other side does not accept",
-            where=where,
+            place=place,
             remedy="add --replace to drop them from the list, or copy the other way first",
         )

@@ -28,6 +28,7 @@ class MatchKind(StrEnum):
     """The case accepts no golden: ``golden_missing``."""
 
 
+# Weights and env rank alike: both may move the frames, and only the frames show if they did.
 _RANK: dict[IdentityClass, int] = {"subject": 0, "env": 2, "weights": 2, "hardware": 3, "request": 4}
 _OTHER_CPU = 1
 _KIND = (MatchKind.EXACT, MatchKind.CPU, MatchKind.WEIGHTS, MatchKind.HARDWARE, MatchKind.REQUEST)

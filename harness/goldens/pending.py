@@ -59,9 +59,9 @@ def candidate_of(
         GoldenError: the record has no identity, or there is a clip and the record does not state its shape.
     """
     if record.identity is None:
-        raise GoldenError("a run without an identity leaves no candidate", where=record.node, remedy=_RUN_AGAIN)
+        raise GoldenError("a run without an identity leaves no candidate", place=record.node, remedy=_RUN_AGAIN)
     if CLIP in files and record.generation is None:
-        raise GoldenError("the record names no clip", where=record.node, remedy=_RUN_AGAIN)
+        raise GoldenError("the record names no clip", place=record.node, remedy=_RUN_AGAIN)
     parts = {
         name: describe(path, MEDIA.get(path.suffix, "application/octet-stream"), f"{name}{path.suffix}")
         for name, path in sorted(files.items())
@@ -152,18 +152,18 @@ def read_candidate(folder: Path) -> Candidate:
     return parse_candidate(_read(folder / CANDIDATE_FILE), str(folder / CANDIDATE_FILE))
 
 
-def parse_candidate(data: bytes, where: str) -> Candidate:
+def parse_candidate(data: bytes, place: str) -> Candidate:
     """Return the candidate that the bytes of ``candidate.json`` hold, if its seal is valid.
 
     Raises:
         GoldenError: the candidate is damaged, or it was changed by hand.
     """
     try:
-        candidate = Candidate.parse(data, where)
+        candidate = Candidate.parse(data, place)
     except UnreadableError as error:
-        raise GoldenError(f"this is not a candidate: {error.what}", where=error.where, remedy=_RUN_AGAIN) from error
+        raise GoldenError(f"this is not a candidate: {error.message}", place=error.place, remedy=_RUN_AGAIN) from error
     if candidate.seal != candidate.expected_seal():
-        raise GoldenError("the candidate was changed since the run wrote it", where=where, remedy=_RUN_AGAIN)
+        raise GoldenError("the candidate was changed since the run wrote it", place=place, remedy=_RUN_AGAIN)
     return candidate
 
 
@@ -190,7 +190,7 @@ def listed(workspace: Workspace) -> tuple[Pending, ...]:
         try:
             candidate = read_candidate(folder)
             if (candidate.runner, candidate.case) != (runner, case):
-                raise GoldenError(f"it belongs to {candidate.runner}/{candidate.case}", where=str(folder))
+                raise GoldenError(f"it belongs to {candidate.runner}/{candidate.case}", place=str(folder))
             candidates.append(Pending(runner, case, folder, candidate))
         except GoldenError as error:
             candidates.append(Pending(runner, case, folder, None, str(error)))
@@ -238,16 +238,18 @@ def _check_record(path: Path, candidate: Candidate) -> None:
     try:
         record = CaseRecord.read(path)
     except UnreadableError as error:
-        raise GoldenError(f"the record cannot be read: {error.what}", where=error.where, remedy=_RUN_AGAIN) from error
+        raise GoldenError(
+            f"the record cannot be read: {error.message}", place=error.place, remedy=_RUN_AGAIN
+        ) from error
     if (record.runner, record.case) != (candidate.runner, candidate.case):
         raise GoldenError(
             f"the record tells of {record.runner}/{record.case}, the candidate of {candidate.runner}/{candidate.case}",
-            where=str(path),
+            place=str(path),
             remedy=_RUN_AGAIN,
         )
     if record.identity != candidate.identity:
         raise GoldenError(
-            "the record's identity is not the one that the candidate names", where=str(path), remedy=_RUN_AGAIN
+            "the record's identity is not the one that the candidate names", place=str(path), remedy=_RUN_AGAIN
         )
 
 
@@ -255,8 +257,8 @@ def _read(path: Path) -> bytes:
     try:
         return read_bytes(path)
     except UnreadableError as error:
-        raise GoldenError(f"no candidate there: {error.what}", where=str(path), remedy=_RUN_AGAIN) from error
+        raise GoldenError(f"no candidate there: {error.message}", place=str(path), remedy=_RUN_AGAIN) from error
     except OSError as error:
         raise GoldenError(
-            f"no candidate there: {os.strerror(error.errno or 0)}", where=str(path), remedy=_RUN_AGAIN
+            f"no candidate there: {os.strerror(error.errno or 0)}", place=str(path), remedy=_RUN_AGAIN
         ) from error

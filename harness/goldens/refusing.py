@@ -77,7 +77,7 @@ def refuse_request(candidate: Candidate, request: Mapping[str, Json] | None, all
     if changes and not allow.other_request:
         raise GoldenError(
             f"the case asks for something else since the candidate was made: {'; '.join(changes)}",
-            where=_name(candidate),
+            place=_name(candidate),
             remedy="run the case again, and accept its candidate; or add --other-request",
         )
 
@@ -100,7 +100,7 @@ def refuse_sick(proposal: LoadedCandidate, allow: Allow) -> None:
         return
     raise GoldenError(
         fault,
-        where=_name(proposal.candidate),
+        place=_name(proposal.candidate),
         remedy=f"quantgate reject {proposal.candidate.case}, and repair the run; --failed-sanity takes it all the same",
     )
 
@@ -120,7 +120,7 @@ def refuse_unseen(workspace: Workspace, proposal: LoadedCandidate, source: Path 
         remedy = f"quantgate report {shlex.quote(str(source or '.quantgate/pending'))}, look at it, and accept it then"
     raise GoldenError(
         "no report shows this candidate, so its frames cannot have been looked at",
-        where=_name(proposal.candidate),
+        place=_name(proposal.candidate),
         remedy=f"{remedy}; --unseen takes it all the same",
     )
 
@@ -161,12 +161,12 @@ def refuse_far(
         if replaced:
             raise GoldenError(
                 f"{difference}, in whose place it would be",
-                where=_name(proposal.candidate),
+                place=_name(proposal.candidate),
                 remedy="look at both in the report; --another-video takes it, if the new one is right",
             )
         raise GoldenError(
             f"{difference}, which stays accepted: limits that hold for both would see neither",
-            where=_name(proposal.candidate),
+            place=_name(proposal.candidate),
             remedy="accept it in that one's place, or reject it",
         )
 
@@ -189,7 +189,7 @@ def refuse_loss(candidate: Candidate, old: LimitFile, path: Path, allow: Allow) 
     raise GoldenError(
         f"accepting it deletes {path} with {gating} gating limits: they were measured for another configuration "
         "(request, hardware, weights or environment differ), and the case is red until new ones are measured",
-        where=_name(candidate),
+        place=_name(candidate),
         remedy=f"quantgate regenerate --case {candidate.case} --runner {candidate.runner} --replace-golden "
         "--reason '...', which measures golden and limits together; or add --drop-limits",
     )
@@ -267,7 +267,7 @@ def refuse_loose(candidate: Candidate, path: Path) -> None:
     if loose:
         raise GoldenError(
             "limits came with the candidate, and let through what the committed ones do not:\n  " + "\n  ".join(loose),
-            where=f"{candidate.runner}/{candidate.case}",
+            place=f"{candidate.runner}/{candidate.case}",
             remedy="quantgate regenerate, which measures them here; or add --loosen-limits, if they are right",
         )
 

@@ -53,13 +53,13 @@ def select(
     )
     if not pairs:
         of_runner = f" of runner {runner}" if runner else ""
-        raise GoldenError(f"no candidate{of_runner} is there", where=place, remedy="run the cases first")
+        raise GoldenError(f"no candidate{of_runner} is there", place=place, remedy="run the cases first")
     if everything:
         return tuple(pairs)
     chosen: set[Held] = set()
     for name in names:
         matching = [pair for pair in pairs if fnmatchcase(pair.case, name) or fnmatchcase(str(pair), name)]
         if not matching:
-            raise GoldenError(f"no candidate matches {name!r}", where=place, remedy=f"there are: {candidate_names}")
+            raise GoldenError(f"no candidate matches {name!r}", place=place, remedy=f"there are: {candidate_names}")
         chosen.update(matching)
     return tuple(sorted(chosen))

@@ -134,7 +134,7 @@ def read_config(folder: Path) -> StoreConfig:
     except (OSError, UnreadableError) as error:
         raise GoldenError(
             f"this is not a store configuration: {reason(error)}",
-            where=str(path),
+            place=str(path),
             remedy="correct it, or delete it to use the folder",
         ) from error
 

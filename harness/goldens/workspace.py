@@ -64,7 +64,7 @@ class Workspace:
         try:
             return _NAME.validate_python(name)
         except ValidationError as error:
-            raise GoldenError(f"{name!r} cannot be a runner's or a case's name", where=str(self.root)) from error
+            raise GoldenError(f"{name!r} cannot be a runner's or a case's name", place=str(self.root)) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -73,12 +73,12 @@ def assemble(
         if place is None and len(options) == 1:
             place = next(iter(options.values()))
         if place is None:
-            raise BadReferenceError("there is no transformer in it", where=replacement.label)
+            raise BadReferenceError("there is no transformer in it", place=replacement.label)
         places[expert] = (replacement, place, "override")
     if not places:
         raise BadReferenceError(
             "there is no transformer in it",
-            where=source.label,
+            place=source.label,
             remedy="a checkpoint has transformer/*.safetensors, or *.safetensors or *.gguf files; name one by its path",
         )
     experts = {
@@ -110,6 +110,6 @@ def _model_index(source: Source) -> tuple[dict[str, Any] | None, list[Inspection
     except ConfigError as error:
         return None, [
             finding(
-                "fault", "config_invalid", f"model_index.json: {error.what}.", evidence={"file": "model_index.json"}
+                "fault", "config_invalid", f"model_index.json: {error.message}.", evidence={"file": "model_index.json"}
             )
         ]

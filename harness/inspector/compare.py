@@ -124,7 +124,7 @@ def _facts(component: Component) -> dict[str, Json]:
     quantized = {name: module for name, module in modules.items() if module.quantized}
     four = next((module for module in quantized.values() if module.spec.loader_options), None)
     facts: dict[str, Json] = {
-        "source": component.where,
+        "source": component.place,
         "format": summary_format(modules),
         "quantized Linears": len(quantized),
         "unquantized Linears": list(collapse([name for name in modules if name not in quantized])),

@@ -234,7 +234,7 @@ def _table(file: Path, sha256: str, entries: list[TensorEntry], pool: ThreadPool
         try:
             values = list(pool.map(lambda entry: tensor_digest(file, entry), missing))
         except OSError as error:
-            raise SourceError(f"cannot read ({error})", where=str(file), kind="disk") from error
+            raise SourceError(f"cannot read ({error})", place=str(file), kind="disk") from error
         table |= {entry.name: value for entry, value in zip(missing, values, strict=True)}
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time and nothing else
             write_text_atomic(stored_table, json.dumps(table, sort_keys=True, indent=0))

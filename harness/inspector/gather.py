@@ -182,6 +182,7 @@ def gather(plan: Plan, pool: Executor) -> Gathered:
             gathered.scalars[expert] = _scalars(component, plan.modules[expert])
         for work, keep in _work(plan, gathered):
             tasks[pool.submit(work)] = keep
+        # with a base each expert is compared with its own there, which shows equal and exchanged experts too
         if not plan.base and len(plan.experts) == 2:
             tasks[pool.submit(_same_bytes, *plan.experts.values())] = partial(setattr, gathered, "same")
         gathered.planned = len(tasks)
@@ -201,7 +202,7 @@ def gather(plan: Plan, pool: Executor) -> Gathered:
         for future in tasks:
             future.cancel()
         for future, keep in tasks.items():
-            if future.done() and not future.cancelled() and future.exception() is None and keep not in (None,):
+            if future.done() and not future.cancelled() and future.exception() is None:
                 keep(future.result())
     return gathered
 

@@ -104,7 +104,7 @@ class DigestCache:
             if _stamp(file.fileno()) != stamp:
                 raise SourceError(
                     "the file changed while it was read",
-                    where=str(path),
+                    place=str(path),
                     remedy="let the program that writes it finish, and run again",
                     kind="disk",
                 )
@@ -151,7 +151,7 @@ def _named_so(path: Path, full: Path, digest: str) -> str:
         raise SourceError(
             f"the hub's cache is damaged: this file was downloaded as sha256 {full.name[:16]}…, and its bytes are "
             f"{digest[:16]}…",
-            where=str(path),
+            place=str(path),
             remedy=f"delete it and fetch it again: rm {shlex.quote(str(full))}; hf download fetches the absent files",
             kind="disk",
         )

@@ -58,7 +58,7 @@ class Component:
     """Tensors under the names that the files have: a runtime reads these."""
 
     @property
-    def where(self) -> str:
+    def place(self) -> str:
         """Return source and folder as text for messages."""
         return f"{self.source.label}/{self.folder}" if self.folder else self.source.label
 
@@ -72,7 +72,7 @@ def read_json(source: Source, path: str) -> dict[str, Any]:
     """Read a JSON object of the source. Raises ``ConfigError`` and ``SourceError``."""
     size = source.files[path].size
     if size > MAX_CONFIG_BYTES:
-        raise ConfigError(f"a configuration of {size} bytes", where=f"{source.label}/{path}")
+        raise ConfigError(f"a configuration of {size} bytes", place=f"{source.label}/{path}")
     return parse_json(source.read(path, 0, size), f"{source.label}/{path}")
 
 
@@ -120,7 +120,7 @@ def load_component(
             severity: Severity = "inconclusive" if result.code == "pickle_file" else "fault"
             report(severity, result.code, f"{path} is {result.text}.", result.next_command, file=path)
         elif isinstance(result, HeaderError):
-            report("fault", "header_invalid", f"{path}: {result.what}.", reason=result.code, file=path)
+            report("fault", "header_invalid", f"{path}: {result.message}.", reason=result.code, file=path)
         else:
             headers[path] = result
     pickles = sorted(path for path in names if path.endswith(PICKLES)) if not shards else []
@@ -289,7 +289,7 @@ def _weight_map(source: Source, names: Iterable[str], report: Any) -> dict[str, 
     try:
         weight_map = read_json(source, indexes[0]).get("weight_map")
     except ConfigError as error:
-        report("fault", "index_invalid", f"{indexes[0]}: {error.what}.", file=indexes[0])
+        report("fault", "index_invalid", f"{indexes[0]}: {error.message}.", file=indexes[0])
         return None
     if not isinstance(weight_map, dict) or not all(isinstance(item, str) for item in weight_map.values()):
         report("fault", "index_invalid", f"{indexes[0]}: weight_map is not a map of names.", file=indexes[0])
@@ -422,7 +422,7 @@ def _configs(
         try:
             candidates.append(replace(declaration(body, origin), shared=shared))
         except ConfigError as error:
-            report("fault", "config_invalid", f"{path}: {error.what}.", file=path)
+            report("fault", "config_invalid", f"{path}: {error.message}.", file=path)
 
     for path in (f"{prefix}config.json", f"{prefix}hf_quant_config.json", "hf_quant_config.json"):
         if path not in present or path in read:
@@ -431,7 +431,7 @@ def _configs(
         try:
             body = read_json(source, path)
         except ConfigError as error:
-            text = f"{path} cannot be read ({error.what}); a runtime that swallows this loads it as unquantized."
+            text = f"{path} cannot be read ({error.message}); a runtime that swallows this loads it as unquantized."
             report("fault", "config_invalid", text, file=path)
             continue
         if path.endswith("hf_quant_config.json"):
@@ -445,7 +445,7 @@ def _configs(
         try:
             attempt(path, described(read_json(source, path)), path.removeprefix(prefix))
         except ConfigError as error:
-            report("fault", "config_invalid", f"{path}: {error.what}.", file=path)
+            report("fault", "config_invalid", f"{path}: {error.message}.", file=path)
     for key in ("quantization_config", "_quantization_metadata"):
         if key in metadata:
             try:

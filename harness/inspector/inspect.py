@@ -96,8 +96,8 @@ def inspect_checkpoint(
         report = report.model_copy(update={"not_done": (*report.not_done, sentence)})
     if gathered.failed is not None:
         error = InspectionInterruptedError(
-            f"the source failed after {gathered.finished} of {gathered.planned} reads: {gathered.failed.what}",
-            where=gathered.failed.where,
+            f"the source failed after {gathered.finished} of {gathered.planned} reads: {gathered.failed.message}",
+            place=gathered.failed.place,
             remedy=gathered.failed.remedy,
             kind=gathered.failed.kind,
         )
@@ -163,6 +163,7 @@ def examine(ref: Ref, opened: Callable[[Assembly], None] | None = None, **argume
         gathered = gather(plan, pool)
         if gathered.failed is None:
             try:
+                # after all rows: which Linears look exchanged is known only from the rows that fit no reading
                 find_exchanged(plan, gathered)
             except SourceError as error:
                 gathered.failed = error

@@ -104,7 +104,7 @@ def _place(source: Source, files: list[str]) -> Place:
     if several:
         raise BadReferenceError(
             f"{len(files)} files could be the same transformer ({some(sorted(files))})",
-            where=source.label,
+            place=source.label,
             remedy=f"name one of them by its path: quantgate inspect {source.label}/{sorted(files)[0]}",
         )
     index = [path for path in config if path.endswith(".index.json") and path.rpartition("/")[0] == folder]

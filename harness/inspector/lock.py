@@ -86,12 +86,12 @@ def make_lock(
                     before = lock.cases.get(case.id, {}).get(role) if lock is not None else None
                     identified[key] = identify(ref, root, cache, before)
                 except BadReferenceError as error:
-                    unlocked.append(f"{case.id}: {role}: {error.what} ({error.where})")
+                    unlocked.append(f"{case.id}: {role}: {error.message} ({error.place})")
                     continue
                 except SourceError as error:
                     if lock is None or ref.is_local:  # a check goes on: a commit names its bytes, reachable or not
                         raise
-                    unlocked.append(f"{case.id}: {role}: {ref.path} could not be asked ({error.what})")
+                    unlocked.append(f"{case.id}: {role}: {ref.path} could not be asked ({error.message})")
                     continue
             locked.setdefault(case.id, {})[role] = identified[key]
         for field, image in case.sampling.images().items():
@@ -111,11 +111,11 @@ def read_lock(path: Path) -> CheckpointLock:
         InvalidCaseError: the file is absent, or not a lock.
     """
     if not path.is_file():
-        raise InvalidCaseError("there is no lock of the cases' checkpoints", where=str(path), remedy=NEXT)
+        raise InvalidCaseError("there is no lock of the cases' checkpoints", place=str(path), remedy=NEXT)
     try:
         return CheckpointLock.read(path)
     except UnreadableError as error:
-        raise InvalidCaseError(f"not a checkpoint lock: {error.what}", where=error.where, remedy=NEXT) from error
+        raise InvalidCaseError(f"not a checkpoint lock: {error.message}", place=error.place, remedy=NEXT) from error
 
 
 def differences(lock: CheckpointLock, current: CheckpointLock, cases: Iterable[Case]) -> list[LockDifference]:

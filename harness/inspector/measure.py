@@ -102,6 +102,7 @@ def exact_fp8(base: F32, stored: U8, scale: F32, *, search: bool = True) -> Exac
         base: [R, K]; stored: [R, K] bytes; scale: broadcastable to [R, 1].
         search: whether to look for the scale before it was rounded to BF16; not for one that is stored in 16 bits.
     """
+    # exporters divide in float32 or in BF16, or multiply; any of them proves the base, so the best one counts
     in_f32 = encode_e4m3(base / scale)
     half = ml_dtypes.bfloat16
     narrow = base.astype(half)

@@ -200,7 +200,7 @@ class _Look:
             header = read_header(path, size, lambda start, length: self.source.read(path, start, length))
         except HeaderError as error:
             other = sniff(self.source.read(path, 0, min(size, SNIFF)))
-            yield self._finding("broken", f"{path} is {other.text}." if other else f"{path}: {error.what}.", path)
+            yield self._finding("broken", f"{path} is {other.text}." if other else f"{path}: {error.message}.", path)
             return
         self.tensors.update(header.tensors)
 

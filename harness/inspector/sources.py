@@ -59,12 +59,12 @@ class HubSource:
         try:
             return call()
         except errors.GatedRepoError as error:
-            raise SourceError("access is gated", where=place, remedy="hf auth login, and accept the terms") from error
+            raise SourceError("access is gated", place=place, remedy="hf auth login, and accept the terms") from error
         except errors.RepositoryNotFoundError as error:
             remedy = "check the name; a private repository needs `hf auth login`"
-            raise BadReferenceError("there is no such repository", where=place, remedy=remedy) from error
+            raise BadReferenceError("there is no such repository", place=place, remedy=remedy) from error
         except errors.RevisionNotFoundError as error:
-            raise BadReferenceError("there is no such revision", where=place, remedy="name a full commit") from error
+            raise BadReferenceError("there is no such revision", place=place, remedy="name a full commit") from error
         except Exception as error:
             raise _typed(error, place) from error
 
@@ -110,15 +110,15 @@ class HubSource:
         if response.status_code != 206 and not whole:
             raise SourceError(
                 f"HTTP {response.status_code} for bytes {start}-{start + length - 1}",
-                where=place,
+                place=place,
                 remedy="the server must answer range requests with 206; try again later",
             )
         data: bytes = response.content[:length]
         if len(data) != length:
-            raise SourceError(f"{len(data)} of {length} bytes at {start} arrived", where=place, remedy="try again")
+            raise SourceError(f"{len(data)} of {length} bytes at {start} arrived", place=place, remedy="try again")
         return data
 
-    def _get(self, url: str, start: int, length: int, where: str) -> Any:
+    def _get(self, url: str, start: int, length: int, place: str) -> Any:
         from huggingface_hub.utils import build_hf_headers, http_backoff  # type: ignore[attr-defined]
 
         # the token belongs to the hub and must not leave it with a redirect to a storage host
@@ -130,14 +130,14 @@ class HubSource:
                 "GET", url, headers=headers, timeout=READ_TIMEOUT, max_retries=RETRIES, follow_redirects=True
             )
         except Exception as error:
-            raise _typed(error, where) from error
+            raise _typed(error, place) from error
 
 
-def _typed(error: Exception, where: str) -> SourceError:
+def _typed(error: Exception, place: str) -> SourceError:
     """Return a client's failure as one sentence; ``huggingface_hub`` raises errors of several HTTP libraries."""
     text = " ".join(str(error).split())[:300] or type(error).__name__
     remedy = "check the network and the hub's status, then run again: nothing was proven about the checkpoint"
-    return SourceError(f"{type(error).__name__}: {text}", where=where, remedy=remedy)
+    return SourceError(f"{type(error).__name__}: {text}", place=place, remedy=remedy)
 
 
 # A checkpoint folder on this machine.
@@ -173,7 +173,7 @@ class LocalSource:
                 if full.exists():
                     self.files[relative] = FileInfo(relative, full.stat().st_size)
                 if len(self.files) > MAX_FILES:
-                    raise BadReferenceError(f"more than {MAX_FILES} files", where=str(folder))
+                    raise BadReferenceError(f"more than {MAX_FILES} files", place=str(folder))
 
     def read(self, path: str, start: int, length: int) -> bytes:
         """Return exactly ``length`` bytes from ``start``."""
@@ -192,7 +192,7 @@ class LocalSource:
                         if not more:
                             raise SourceError(
                                 f"the file ends at byte {start + len(data)} and {start + length} were asked for",
-                                where=str(self.folder / path),
+                                place=str(self.folder / path),
                                 remedy="is another process still writing it?",
                                 kind="disk",
                             )
@@ -202,7 +202,7 @@ class LocalSource:
                         offset = ranges[index][0] - start
                         blocks[index] = data[offset : offset + ranges[index][1]]
         except OSError as error:
-            raise SourceError(f"cannot read ({error})", where=str(self.folder / path), kind="disk") from error
+            raise SourceError(f"cannot read ({error})", place=str(self.folder / path), kind="disk") from error
         return blocks
 
 
@@ -347,7 +347,7 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
             hints = [f"did you mean {near}?"] if near else []
             hints += [f"make it: {made_by}"] if made_by else []
             remedy = " If not, ".join(hints) or remedy
-            raise BadReferenceError("there is no such folder", where=str(folder), remedy=remedy)
+            raise BadReferenceError("there is no such folder", place=str(folder), remedy=remedy)
 
         return LocalSource(folder, meter, label=path)
     hint = _folder_hint(path, root or Path.cwd())
@@ -361,7 +361,7 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
         return HubSource(path, revision, meter)
     except (BadReferenceError, SourceError) as error:
         if hint and revision is None:
-            error = type(error)(error.what, where=error.where, remedy=f"{hint}; if it is on the hub: {error.remedy}")
+            error = type(error)(error.message, place=error.place, remedy=f"{hint}; if it is on the hub: {error.remedy}")
             raise error from None
         raise
 

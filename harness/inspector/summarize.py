@@ -42,10 +42,10 @@ def build_report(
     outcome, cause = decide(findings)
     # a fault proven before the source failed stays a fault; a clean part of the reads must not pass
     if gathered.failed is not None:
-        text = f"the source failed: {gathered.failed.what}"
+        text = f"the source failed: {gathered.failed.message}"
         findings = [
             *findings,
-            finding("inconclusive", "source_failed", text, evidence={"where": gathered.failed.where}),
+            finding("inconclusive", "source_failed", text, evidence={"place": gathered.failed.place}),
         ]
         outcome, cause = ("fault", cause) if outcome == "fault" else ("infra", "source_failed")
     checked, unchecked = coverage(context, plan, gathered)
@@ -100,7 +100,7 @@ def expert_summary(context: Context, expert: str) -> ExpertSummary:
     plain = [name for name, module in modules.items() if not module.quantized]
     return ExpertSummary(
         expert=expert,
-        source=component.where,
+        source=component.place,
         role="override" if component.role == "override" else "model",
         format=summary_format(modules),
         dialect=dialects.most_common(1)[0][0] if dialects else "plain",

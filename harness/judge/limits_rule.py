@@ -84,6 +84,7 @@ def _consumed(limit: Limit, metric: MetricResult) -> float | None:
     if limit.limit is None or value is None:
         return None
     room, used = distance(metric, limit.limit), distance(metric, value)
+    # a limit at the ideal value has no room: the ideal uses none of it, and any other value has no share
     return used / room if room > 0 else (0.0 if used <= 0 else None)
 
 

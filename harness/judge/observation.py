@@ -74,7 +74,7 @@ def read_observation(path: Path) -> Observation:
         why = sentence(error) if isinstance(error, ValidationError) else reason(error)
         raise GoldenError(
             f"this is no observation of probes: {why}",
-            where=str(path),
+            place=str(path),
             remedy="quantgate regenerate, which records it",
         ) from error
     return Observation(index, tensors)
@@ -94,11 +94,11 @@ def json_of(metadata: dict[str, str] | None) -> str:
 
 def cosine(run: NDArray[Any], anchor: NDArray[Any]) -> float:
     """Return the cosine of the angle, in [-1, 1]; 0 if shapes differ, a value is not finite or a side is all zero."""
-    a, b = run.astype(np.float64).reshape(-1), anchor.astype(np.float64).reshape(-1)
-    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+    run, anchor = run.astype(np.float64).reshape(-1), anchor.astype(np.float64).reshape(-1)
+    if run.shape != anchor.shape or not (np.isfinite(run).all() and np.isfinite(anchor).all()):
         return 0.0
-    size = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(np.clip(a @ b / size, -1.0, 1.0)) if size else 0.0
+    size = float(np.linalg.norm(run) * np.linalg.norm(anchor))
+    return float(np.clip(run @ anchor / size, -1.0, 1.0)) if size else 0.0
 
 
 def gain(run: F32, anchor: F32) -> float | None:

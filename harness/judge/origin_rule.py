@@ -98,7 +98,7 @@ def with_outcome(
 
     They gate if sanity, trace or frames fail: they then name the cause, and a waiver of the symptom does not cover it.
     """
-    failed = next((f for f in findings if f.gating and f.stage in COMPARED_STAGES), None)
+    failed = next((item for item in findings if item.gating and item.stage in COMPARED_STAGES), None)
     agreement = _distance(evidence) if failed is not None else _agreement(evidence, checks)
     completed = []
     for finding in findings:
@@ -131,7 +131,9 @@ def _agreement(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
     problem = limits_problem(evidence)
     if problem is not None:
         return f"{_distance(evidence)}, and {problem.message}, so that nobody knows whether the frames agree"
-    consumed = [(c.margin_consumed, c.metric) for c in checks if c.gates and c.margin_consumed is not None]
+    consumed = [
+        (check.margin_consumed, check.metric) for check in checks if check.gates and check.margin_consumed is not None
+    ]
     nearest = f"; {max(consumed)[1]} comes nearest to its limit, {max(consumed)[0]:.0%} used" if consumed else ""
     return f"the frames agree, inside every limit: {_distance(evidence)}{nearest}"
 
@@ -144,7 +146,7 @@ def _weights(golden: GoldenEvidence, changes: tuple[FieldChange, ...]) -> str:
     """Return the changed components and tensors by name, and identity fields that no component explains."""
     named = {change.component for change in golden.contents}
     files = {document for change in golden.contents for document in change.documents}
-    rest = tuple(c for c in changes if c.field not in named and c.field not in files)
+    rest = tuple(change for change in changes if change.field not in named and change.field not in files)
     parts = [*map(str, golden.contents), *([_fields(rest)] if rest else [])]
     return "; ".join(parts)
 
@@ -157,7 +159,9 @@ def _fields(changes: tuple[FieldChange, ...]) -> str:
 def _shorts(first: object, second: object) -> tuple[str, str]:
     """Return both values, each cut to `_WIDTH` characters around the first character that differs."""
     texts = [value if isinstance(value, str) else str(value) for value in (first, second)]
-    same = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+    same = next(
+        (index for index, signs in enumerate(zip(*texts, strict=False)) if len(set(signs)) > 1), min(map(len, texts))
+    )
     start = max(min(same - _BEFORE, max(map(len, texts)) - _WIDTH), 0)
     before, after = (_cut(value, text, start) for value, text in zip((first, second), texts, strict=True))
     return before, after

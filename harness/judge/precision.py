@@ -48,7 +48,7 @@ def lowered(golden: Mapping[str, int], run: Mapping[str, int]) -> Iterator[str]:
         if operation in run_counts and operation not in golden_counts:
             yield f"values are rounded to a coarser grid ({operation}), which nothing of the golden does"
     new = {dtype for counts in run_counts.values() for dtype in counts} - {
-        d for counts in golden_counts.values() for d in counts
+        dtype for counts in golden_counts.values() for dtype in counts
     }
     for dtype in sorted(new):
         if BITS.get(dtype, 64) <= 16:

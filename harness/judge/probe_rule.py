@@ -144,6 +144,7 @@ def _modules(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> Iterato
     off = [module for module in every if module.format not in (NORM, ACTIVATION)]
     if not off:
         return
+    # the golden before the base: its own rounding is in it, so the error is the fault alone
     worst = max(off, key=lambda module: module.golden_error or module.base_error or 0.0)
     names = [f"{module.expert}/{module.module}" for module in off]
     against = "golden" if anchored and worst.golden_error is not None else "base"
@@ -156,6 +157,7 @@ def _modules(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> Iterato
 
 def _points(probe: ProbeEvidence, limits: LimitFile) -> Iterator[Finding]:
     for step in probe.steps:
+        # only the first: every later point gets a wrong input, so its error names no place
         first = next((point for point in step.points if _above(point.golden_error, limits, POINT)), None)
         if first is not None:
             message = (

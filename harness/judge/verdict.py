@@ -106,6 +106,7 @@ def _waived(case: Case, observed: Verdict, today: date) -> Verdict:
     waiver = case.waiver
     if waiver is None:
         return observed
+    # a waiver holds through its last day
     if today > waiver.expires:
         finding = Finding(
             stage="limits",
@@ -116,6 +117,7 @@ def _waived(case: Case, observed: Verdict, today: date) -> Verdict:
         return observed.model_copy(update={"findings": (*observed.findings, finding)})
     if observed.outcome in WAIVABLE:
         others = tuple(unwaived(case, waiver, observed))
+        # one waived fault must not hide another
         if others:
             return _red(waiver, observed, others)
         summary = f"waived until {waiver.expires.isoformat()} by {waiver.owner} ({waiver.issue}): {observed.summary}"
@@ -259,6 +261,7 @@ def stop_before_generation(evidence: Evidence) -> bool:
 
 
 def _stops(finding: Finding) -> bool:
+    # these come first in `_decide`, so nothing that frames could show would change the verdict
     stops = finding.stage == "inspection" or finding.code == HARDWARE or bool(finding.data.get("stops"))
     return finding.gating and stops
 
@@ -266,7 +269,7 @@ def _stops(finding: Finding) -> bool:
 def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Finding]:
     if evidence.error is not None:
         output: dict[str, Json] = dict(getattr(evidence.error, "output", {}))
-        code, message = _error_code(evidence), evidence.error.what
+        code, message = _error_code(evidence), evidence.error.message
         yield Finding(stage="engine", code=code, gating=True, message=message, data=output)
     yield from _inspection(evidence)
     yield from judge_origin(evidence)
@@ -336,7 +339,14 @@ def _sanity(evidence: Evidence) -> Iterator[Finding]:
 
 def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome, Finding | None]:
     def first(*stages: str, code: str | None = None, gating: bool = True) -> Finding | None:
-        return next((f for f in findings if f.stage in stages and f.gating is gating and code in (None, f.code)), None)
+        return next(
+            (
+                finding
+                for finding in findings
+                if finding.stage in stages and finding.gating is gating and code in (None, finding.code)
+            ),
+            None,
+        )
 
     # After an error the other evidence is incomplete, so the error alone decides.
     if evidence.error is not None:
@@ -371,6 +381,7 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
             message="there is no golden; everything that needs none is clean, and the candidate was kept",
         )
     if evidence.generation is None or evidence.comparison is None:
+        # green needs frames that were compared: without them nothing was shown
         return Outcome.NOT_RUN, None
     return Outcome.PASS, None
 

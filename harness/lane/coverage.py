@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from harness.definitions.case import Case
 from harness.definitions.loading import check_cases
 from harness.definitions.runner import RunnerProfile, load_runners
 from harness.errors import InvalidCaseError
+from harness.git import run_git
 from harness.lane.looser import PYTEST_FILES, lets_more_through, profile_changes, pytest_settings
 from harness.limits.stored import edited, limit_path, limit_paths, place_again
 from harness.perf.baseline import baseline_paths, load_baseline
@@ -375,7 +375,7 @@ def _profiles(base: Path) -> tuple[dict[str, RunnerProfile], list[str]]:
     try:
         return load_runners(Project(base).runners), []
     except InvalidCaseError as error:
-        return {}, [error.what]
+        return {}, [error.message]
 
 
 def _edited(root: Path, limits: Mapping[str, LimitFile]) -> Iterator[str]:
@@ -394,7 +394,7 @@ def _commit(root: Path, reference: str) -> str:
     if not commit:
         raise InvalidCaseError(
             f"{reference!r} is no commit of this repository",
-            where=str(root),
+            place=str(root),
             remedy="git fetch origin (a workflow checks out with fetch-depth: 0)",
         )
     return commit.decode().strip()
@@ -458,7 +458,7 @@ def _contents(root: Path, digests: Sequence[bytes]) -> list[bytes]:
         head = answer[start:end].split()
         if len(head) != 3:
             raise InvalidCaseError(
-                f"git has no object {digest.decode()}", where=str(root), remedy="git fsck; fetch without --filter"
+                f"git has no object {digest.decode()}", place=str(root), remedy="git fsck; fetch without --filter"
             )
         size = int(head[2])
         contents.append(answer[end + 1 : end + 1 + size])
@@ -489,7 +489,7 @@ def _baselines(root: Path, runner: str) -> tuple[dict[str, PerfFile], list[str]]
         except InvalidCaseError as error:
             shown = path.relative_to(root)
             remedy = error.remedy.replace(str(path), str(shown))
-            bad.append(f"{shown}: {error.what}\n  next: {remedy}")
+            bad.append(f"{shown}: {error.message}\n  next: {remedy}")
             continue
         if file is not None:
             files[case] = file
@@ -497,16 +497,11 @@ def _baselines(root: Path, runner: str) -> tuple[dict[str, PerfFile], list[str]]
 
 
 def _git(root: Path, *arguments: str, check: bool, stdin: bytes = b"") -> bytes:
-    # a hook of git sets GIT_DIR and the like, and replacement objects could show another base: neither counts here
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    env["GIT_NO_REPLACE_OBJECTS"] = "1"
-    completed = subprocess.run(
-        ["git", "-C", str(root), *arguments], input=stdin, capture_output=True, check=False, timeout=120, env=env
-    )
+    completed = run_git(root, *arguments, stdin=stdin)
     if check and completed.returncode:
         raise InvalidCaseError(
             f"git {arguments[0]} failed: {completed.stderr.decode(errors='replace').strip()}",
-            where=str(root),
+            place=str(root),
             remedy="git status",
         )
     return completed.stdout

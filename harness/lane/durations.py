@@ -124,7 +124,7 @@ def read_history(paths: Iterable[Path]) -> History:
                 history = _joined(history, History.read(path))
             except (OSError, UnreadableError) as error:
                 raise InvalidCaseError(
-                    f"not a history file: {reason(error)}", where=str(path), remedy=f"mv {path} {path}.damaged"
+                    f"not a history file: {reason(error)}", place=str(path), remedy=f"mv {path} {path}.damaged"
                 ) from error
     return history
 

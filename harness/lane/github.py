@@ -104,7 +104,7 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
         if inside.parts[0] not in PROPOSED or path.is_symlink() or not (same or _named(inside)):
             raise InvalidCaseError(
                 f"a regeneration may change {', '.join(PROPOSED)} and nothing else",
-                where=str(inside),
+                place=str(inside),
                 remedy="remove it",
             )
         write_inside(root, inside.as_posix(), data)

@@ -326,6 +326,7 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
     Raises:
         PlanError: ``out`` is not empty.
     """
+    # records of an earlier merge would stand beside these, and a report reads all of a folder
     if out.exists() and any(out.iterdir()):
         raise PlanError(f"{out} is not empty", remedy=f"rm -r {out}, or name another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -379,7 +380,7 @@ def _foreign_candidate(result: _ShardResult) -> str:
         part = candidate.parts.get(RECORD)
         record_digest = digest_file(result.folder / RECORD_FILE)
     except (OSError, QuantgateError) as error:
-        message = error.what if isinstance(error, QuantgateError) else str(error)
+        message = error.message if isinstance(error, QuantgateError) else str(error)
         return f"{path}: {one_line(message)}: it is left out"
     if (candidate.case, candidate.runner) != (result.record.case, result.record.runner):
         return f"{path} is of {candidate.runner}/{candidate.case}: it is left out"
@@ -410,6 +411,7 @@ def _records(
     for path in sorted(path for folder in folders for path in folder.rglob(RECORD_FILE)):
         try:
             if path.is_symlink() or not path.is_file():
+                # a link could show the record of another run as this shard's
                 raise OSError("it is a link or no plain file")
             record = CaseRecord.read(path)
         except (OSError, UnreadableError) as error:

@@ -239,12 +239,14 @@ def make_plan(
         ValueError: ``shards`` is less than one.
     """
     chosen = [entry for entry in located if profile.name in entry.case.runners]
+    # an empty plan would end green with nothing run
     if not chosen:
         raise PlanError(
-            f"no case names runner {profile.name}", where="cases/", remedy=f"add `runners: [{profile.name}]` to a case"
+            f"no case names runner {profile.name}", place="cases/", remedy=f"add `runners: [{profile.name}]` to a case"
         )
     expected = durations([entry.case for entry in chosen], history, profile.name, profile.device_kind)
     units, splits = split_long(_engines(chosen, expected), shards)
+    # a job without cases would occupy a machine and show nothing
     bins = [shard for shard in lpt(units, shards) if shard]
     by_id = {entry.case.id: entry for entry in chosen}
     planned = [
@@ -334,16 +336,16 @@ def read_plan(path: Path, plan_id: str | None = None) -> Plan:
         plan = Plan.read(path)
     except (OSError, UnreadableError) as error:
         raise InvalidCaseError(
-            f"not a plan: {reason(error)}", where=str(path), remedy="quantgate plan --runner NAME --out plan.json"
+            f"not a plan: {reason(error)}", place=str(path), remedy="quantgate plan --runner NAME --out plan.json"
         ) from error
     again = f"quantgate plan --runner {plan.runner} --out {path}"
     if plan.id != plan.digest():
-        raise PlanError("the plan was changed after it was made", where=str(path), remedy=again)
+        raise PlanError("the plan was changed after it was made", place=str(path), remedy=again)
     # The content alone may be consistent and still be another plan: the caller's id detects a replaced file.
     if plan_id is not None and plan.id != plan_id:
         raise PlanError(
             f"it was replaced: this is plan {plan.id[:16]}, and the job that planned made {plan_id[:16] or 'none'}",
-            where=str(path),
+            place=str(path),
             remedy=again,
         )
     return plan

@@ -129,7 +129,7 @@ def check_settings(repository: str, labels: Sequence[str]) -> tuple[Check, ...]:
         InfraError: `gh` failed.
     """
     if not _REPOSITORY.fullmatch(repository):
-        raise InvalidCaseError(f"{repository!r} is no owner/name", where="--repo", remedy="--repo owner/name")
+        raise InvalidCaseError(f"{repository!r} is no owner/name", place="--repo", remedy="--repo owner/name")
     github = GitHub(repository)
     about = github.get(f"repos/{repository}")
     # Without the repository itself no other setting can be read.
@@ -212,12 +212,12 @@ def _own_runners(github: GitHub, labels: Sequence[str]) -> Iterator[Check]:
         return
     matching = [runner for runner in _rows(answer, "runners") if _takes(runner, labels)]
     if not matching:
-        yield Check(name="repository_runners", state="fit", found="none with the lane's labels")
+        yield Check(name="repository_runners", state="fit", actual="none with the lane's labels")
     for runner in matching:
         yield Check(
             name="repository_runners",
             state="unfit",
-            found=_name(runner),
+            actual=_name(runner),
             wanted="a runner group of the organization",
             message=f"runner {_name(runner)} is registered at the repository: no group keeps a workflow away from it",
             remedy=f"gh api --method DELETE {path}/{_number(runner)}, and register it in a runner group",
@@ -229,7 +229,7 @@ def _no_groups(repository: str) -> Check:
     return Check(
         name="runner_group",
         state="unfit",
-        found=f"{owner} is a user",
+        actual=f"{owner} is a user",
         wanted="an organization",
         message=f"{owner} is a user, and only organizations have runner groups that keep edited workflows away",
         remedy="move the repository into an organization, or let the lane run on hosted runners only",
@@ -261,7 +261,7 @@ def _groups(github: GitHub, branch: str, labels: Sequence[str]) -> Iterator[Chec
         yield Check(
             name="runner_group",
             state="unfit",
-            found="none",
+            actual="none",
             wanted="a group for this repository",
             message="no runner group of the organization is open to this repository",
             remedy=_new_group(organization, github.repository, branch),
@@ -427,7 +427,7 @@ def check_callers(root: Path, repository: str) -> Iterator[Check]:
         yield Check(
             name="lane_caller",
             state="unfit",
-            found=f"{shown}: {local}",
+            actual=f"{shown}: {local}",
             wanted=lane,
             message=f"{shown} calls the lane of its own branch: a runner group restricted to main never takes its jobs",
             remedy=f"sed -i -E 's#{_LOCAL_LANE.pattern}.*#uses: {lane}#' {shown}",
@@ -445,12 +445,12 @@ def check_home(environ: Mapping[str, str]) -> Iterator[Check]:
     home = Path(environ["HOME"])
     remains = [name for name in _LEFT_IN_HOME if (home / name).exists()]
     if not remains:
-        yield Check(name="home", state="fit", found=f"{home} holds nothing that another job could have left")
+        yield Check(name="home", state="fit", actual=f"{home} holds nothing that another job could have left")
     for name in remains:
         yield Check(
             name="home",
             state="unfit",
-            found=str(home / name),
+            actual=str(home / name),
             message=f"{home / name} is there before the job: {_LEFT_IN_HOME[name]}",
             remedy="give each job a home of its own (docs/lane.md), and look who wrote it",
         )
@@ -480,12 +480,12 @@ _LEFT_IN_HOME = {
 
 
 def _check(
-    name: str, fine: bool, found: str, wanted: str, message: str, command: str, *, state: str = "unfit"
+    name: str, fine: bool, actual: str, wanted: str, message: str, command: str, *, state: str = "unfit"
 ) -> Check:
     if fine:
-        return Check(name=name, state="fit", found=found, wanted=wanted)
+        return Check(name=name, state="fit", actual=actual, wanted=wanted)
     worse = "warning" if state == "warning" else "unfit"
-    return Check(name=name, state=worse, found=found, wanted=wanted, message=message, remedy=command)
+    return Check(name=name, state=worse, actual=actual, wanted=wanted, message=message, remedy=command)
 
 
 def _unread(name: str, answer: Answer, command: str) -> Check:
@@ -493,7 +493,7 @@ def _unread(name: str, answer: Answer, command: str) -> Check:
     return Check(
         name=name,
         state="unfit",
-        found=f"HTTP {answer.status}",
+        actual=f"HTTP {answer.status}",
         message=f"this setting cannot be read ({answer.message or answer.status}): the token needs admin rights",
         remedy=f"ask with an administrator's token (gh auth login), or set it: {command}",
     )

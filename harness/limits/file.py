@@ -144,7 +144,7 @@ def _control(fault: str, runs: Mapping[tuple[str, float], Mapping[str, set[str]]
     strongest = values_by_strength[max(values_by_strength)].values()
     return ControlResult(
         fault=fault,
-        found={f"{strength:g}": share for strength, share, _ in detection_shares.shares},
+        detected={f"{strength:g}": share for strength, share, _ in detection_shares.shares},
         runs=sum(count for _, _, count in detection_shares.shares),
         strength_50=detection_shares.strength_for(0.5),
         strength_95=detection_shares.strength_for(0.95),

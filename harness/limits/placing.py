@@ -158,9 +158,10 @@ def _sides(metric: MetricResult, samples: Sequence[Sample], rule: Rule, metrics:
     runs = distinct(samples)
     if not runs:
         raise ValueError(f"{metric.name}: a limit needs at least one healthy run")
-    modes = find_modes([distance(metric, s.value) for s in samples if s.side == "benign" and not s.drawn])
+    modes = find_modes([distance(metric, run.value) for run in samples if run.side == "benign" and not run.drawn])
+    # repeats of one set of frames are one observation: counting each would promise too much
     bound = _bound([distance(metric, sample.value) for sample in runs], modes, rule.share(metrics), rule.confidence)
-    floor = max((distance(metric, s.value) for s in samples if s.drawn and s.side == "benign"), default=0.0)
+    floor = max((distance(metric, run.value) for run in samples if run.drawn and run.side == "benign"), default=0.0)
     return Sides(bound, modes, floor, _strongest(metric, samples))
 
 
@@ -220,7 +221,7 @@ def _limit(
     if len(modes) > 1:
         parameters["modes"] = [{"value": value_at(metric, mode.center), "runs": len(mode.runs)} for mode in modes]
     worst = max(distance(metric, sample.value) for sample in samples if sample.side == "benign")
-    faulty = [distance(metric, s.value) for s in samples if s.side == "faulty"]
+    faulty = [distance(metric, run.value) for run in samples if run.side == "faulty"]
     beyond = [distance for distance in faulty if dist is not None and distance > dist]
     line = value_at(metric, worst if dist is None else dist)
     return Limit(
@@ -248,12 +249,7 @@ def _why(metric: MetricResult, bound: Bound, untold: tuple[str, ...]) -> str:
 def keeps_promise(limit: Limit) -> bool:
     """Return whether the runs suffice for the promise of the rule; true for other rules, which promise nothing."""
     parameters = limit.parameters
-    return limit.method != METHOD or float(str(parameters["attained"])) >= _share(parameters)
-
-
-def _share(parameters: Mapping[str, Json]) -> float:
-    """Return the share that this limit must cover. Older files, with a promise per metric, lack the entry ``share``."""
-    return float(str(parameters.get("share", parameters["coverage"])))
+    return limit.method != METHOD or float(str(parameters["attained"])) >= float(str(parameters["share"]))
 
 
 def promise(limit: Limit) -> str:
@@ -264,7 +260,8 @@ def promise(limit: Limit) -> str:
     parameters = limit.parameters
     if limit.method != METHOD:
         return ""
-    share, confidence, n = _share(parameters), float(str(parameters["confidence"])), int(str(parameters["n"]))
+    share, confidence = float(str(parameters["share"])), float(str(parameters["confidence"]))
+    n = int(str(parameters["n"]))
     if keeps_promise(limit):
         how = "normal theory on" if parameters["way"] == "normal" else "the worst of"
         return f"{share:.2%} of healthy runs with {confidence:.0%} confidence, by {how} {n} runs"

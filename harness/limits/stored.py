@@ -34,7 +34,7 @@ class EditedLimitsError(InvalidCaseError):
         self.limits, self.path = limits, path
         super().__init__(
             f"{edited(limits)}{f': {detail}' if detail else ''}",
-            where=str(path),
+            place=str(path),
             remedy=f"git checkout {path}, or place its limits by its own samples: {place_again(limits)}",
         )
 
@@ -78,16 +78,16 @@ def load_limits(folder: Path, runner: str, case: str, *, allow_edited: bool = Fa
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InvalidCaseError(f"cannot be read: {error.strerror}", where=str(path), remedy=remedy) from None
+        raise InvalidCaseError(f"cannot be read: {error.strerror}", place=str(path), remedy=remedy) from None
     except UnreadableError as error:
         fields = error.__cause__
         if not isinstance(fields, ValidationError):
-            raise InvalidCaseError(f"cannot be read: {error.what}", where=error.where, remedy=remedy) from None
+            raise InvalidCaseError(f"cannot be read: {error.message}", place=error.place, remedy=remedy) from None
         problems = [f"{_pointer(detail['loc'])}: {detail['msg']}" for detail in fields.errors(include_input=False)]
-        raise InvalidCaseError("; ".join(problems), where=str(path), remedy=remedy) from None
+        raise InvalidCaseError("; ".join(problems), place=str(path), remedy=remedy) from None
     for field, stated, expected in (("case", limits.case, case), ("runner", limits.runner, runner)):
         if stated != expected:
-            raise InvalidCaseError(f"/{field}: says {stated!r}, and lies where {expected!r} is read", where=str(path))
+            raise InvalidCaseError(f"/{field}: says {stated!r}, and lies where {expected!r} is read", place=str(path))
     if not allow_edited and not limits.is_sealed:
         raise EditedLimitsError(limits, path)
     return limits

@@ -41,11 +41,11 @@ def check_packages(specifiers: Mapping[str, str]) -> Iterator[Check]:
         except PackageNotFoundError:
             installed = ""
         if installed and SpecifierSet(specifier).contains(installed, prereleases=True):
-            yield Check(name="package", state="fit", found=f"{name} {installed}", wanted=specifier)
+            yield Check(name="package", state="fit", actual=f"{name} {installed}", wanted=specifier)
             continue
         message = f"{name} is {installed or 'not installed'}, and the runner's profile wants {specifier}"
         remedy = f"pip install '{name}{specifier}'"
-        yield Check(name="package", state="unfit", found=installed, wanted=specifier, message=message, remedy=remedy)
+        yield Check(name="package", state="unfit", actual=installed, wanted=specifier, message=message, remedy=remedy)
 
 
 def check_disk(root: Path, environ: Mapping[str, str]) -> Iterator[Check]:
@@ -57,11 +57,11 @@ def check_disk(root: Path, environ: Mapping[str, str]) -> Iterator[Check]:
         space = f"{free:.1f} GiB free at {present} ({label})"
         if free < LEAST_DISK_GIB:
             remedy = "make room: rm -r runs/<old run>, hf cache prune"
-            yield Check(name="disk", state="unfit", found=space, message=f"only {space}", remedy=remedy)
+            yield Check(name="disk", state="unfit", actual=space, message=f"only {space}", remedy=remedy)
         elif free < LOW_DISK_GIB:
-            yield Check(name="disk", state="warning", found=space, message=f"only {space}")
+            yield Check(name="disk", state="warning", actual=space, message=f"only {space}")
         else:
-            yield Check(name="disk", state="fit", found=space)
+            yield Check(name="disk", state="fit", actual=space)
 
 
 def check_cache(checkpoints: Sequence[CheckpointRef], environ: Mapping[str, str]) -> Iterator[Check]:
@@ -70,9 +70,9 @@ def check_cache(checkpoints: Sequence[CheckpointRef], environ: Mapping[str, str]
     named = environ.get("HF_HOME") or environ.get("HF_HUB_CACHE")
     if named and not Path(named).is_dir():
         message = f"HF_HOME is {named}, and there is no such folder"
-        yield Check(name="hf_home", state="unfit", found=named, message=message, remedy="mount the model cache there")
+        yield Check(name="hf_home", state="unfit", actual=named, message=message, remedy="mount the model cache there")
     else:
-        yield Check(name="hf_home", state="fit", found=named or f"not set: {cache}")
+        yield Check(name="hf_home", state="fit", actual=named or f"not set: {cache}")
     if environ.get("HF_HUB_OFFLINE", "").upper() not in _YES:
         return
     pinned = {(ref.path, ref.revision) for ref in checkpoints if not ref.is_local}
@@ -82,12 +82,12 @@ def check_cache(checkpoints: Sequence[CheckpointRef], environ: Mapping[str, str]
         snapshot = cache / f"models--{path.replace('/', '--')}" / "snapshots" / str(revision)
         checkpoint = f"{path}@{str(revision)[:12]}"
         if snapshot.is_dir():
-            yield Check(name="model_cache", state="fit", found=checkpoint)
+            yield Check(name="model_cache", state="fit", actual=checkpoint)
             continue
         message = f"{checkpoint} is not in the cache {cache}, and the hub is offline"
         remedy = f"HF_HUB_OFFLINE=0 hf download {path} --revision {revision}"
         yield Check(
-            name="model_cache", state="unfit", found="absent", wanted=checkpoint, message=message, remedy=remedy
+            name="model_cache", state="unfit", actual="absent", wanted=checkpoint, message=message, remedy=remedy
         )
 
 
@@ -97,13 +97,13 @@ def check_folders(checkpoints: Sequence[CheckpointRef], root: Path) -> Iterator[
         made_by = next((ref.made_by for ref in checkpoints if ref.path == path and ref.made_by), None)
         folder = local_folder(path, root)
         if folder.is_dir():
-            yield Check(name="checkpoint", state="fit", found=path)
+            yield Check(name="checkpoint", state="fit", actual=path)
             continue
         near = near_folder(folder)
         hint = f"; did you mean {near}?" if near else ""
         message = f"a case names the folder {path}, and it is not there{hint}"
         remedy = made_by or "make the folder, or correct the path in the case"
-        yield Check(name="checkpoint", state="unfit", found="absent", wanted=path, message=message, remedy=remedy)
+        yield Check(name="checkpoint", state="unfit", actual="absent", wanted=path, message=message, remedy=remedy)
 
 
 def hub_cache(environ: Mapping[str, str]) -> Path:
@@ -176,13 +176,13 @@ def require_fit(preflight: Preflight) -> None:
 def _cpu(profile: RunnerProfile, host: Host) -> list[Check]:
     machine = hardware_class(host.machine())
     if machine in profile.architectures:
-        return [Check(name="device", state="fit", found=machine, wanted=", ".join(profile.architectures))]
+        return [Check(name="device", state="fit", actual=machine, wanted=", ".join(profile.architectures))]
     return [
         Check(
             name="device",
             state="unfit",
             missing_device=True,
-            found=machine,
+            actual=machine,
             wanted=", ".join(profile.architectures),
             message=f"this CPU is {machine}, and runner {profile.name} is {' or '.join(profile.architectures)}",
             remedy="run on such a machine, or name another runner",
@@ -210,7 +210,7 @@ def _gpus(profile: RunnerProfile, uuid: str | None, host: Host) -> list[Check]:
                 name="device",
                 state="unfit",
                 missing_device=True,
-                found=present,
+                actual=present,
                 wanted=wanted,
                 message=message,
                 remedy=remedy,
@@ -230,11 +230,11 @@ def _check_listed_gpu(gpu: GpuFacts, profile: RunnerProfile, log: tuple[str, ...
 
 def _driver(driver: str, profile: RunnerProfile) -> Check:
     if profile.driver is None or at_least(driver, profile.driver):
-        return Check(name="driver", state="fit", found=driver, wanted=f">= {profile.driver}" if profile.driver else "")
+        return Check(name="driver", state="fit", actual=driver, wanted=f">= {profile.driver}" if profile.driver else "")
     return Check(
         name="driver",
         state="unfit",
-        found=driver,
+        actual=driver,
         wanted=f">= {profile.driver}",
         message=f"the driver is {driver}, and runner {profile.name} needs {profile.driver} at least",
         remedy="install a newer driver on the node",

@@ -110,16 +110,16 @@ def check_gpu(gpu: GpuFacts, profile: RunnerProfile, log: tuple[str, ...] | None
 def _identity(gpu: GpuFacts, profile: RunnerProfile) -> Iterator[Check]:
     present, wanted = f"{gpu.name} {gpu.compute_capability}", f"{gpu.name} {profile.compute_capability}"
     if gpu.compute_capability == profile.compute_capability:
-        yield Check(name="device", state="fit", found=present, wanted=wanted)
+        yield Check(name="device", state="fit", actual=present, wanted=wanted)
     else:
         message = (
             f"compute capability {gpu.compute_capability}, and runner {profile.name} is {profile.compute_capability}"
         )
         remedy = f"correct runners/{profile.name}.yaml if the GPU is right"
-        yield Check(name="device", state="unfit", found=present, wanted=wanted, message=message, remedy=remedy)
+        yield Check(name="device", state="unfit", actual=present, wanted=wanted, message=message, remedy=remedy)
     if gpu.mig:
         message = "MIG is on: the GPU is cut into slices, and limits hold for a whole one"
-        yield Check(name="mig", state="unfit", found="on", wanted="off", message=message, remedy="nvidia-smi -mig 0")
+        yield Check(name="mig", state="unfit", actual="on", wanted="off", message=message, remedy="nvidia-smi -mig 0")
 
 
 def _memory(gpu: GpuFacts, profile: RunnerProfile, own_pids: Set[int]) -> Iterator[Check]:
@@ -134,23 +134,23 @@ def _memory(gpu: GpuFacts, profile: RunnerProfile, own_pids: Set[int]) -> Iterat
     elif foreign:
         message = f"in use by {named}"
         remedy = "wait for it or ask its owner: quantgate never ends a process that it did not start"
-        yield Check(name="processes", state="unfit", found=named, wanted="none", message=message, remedy=remedy)
+        yield Check(name="processes", state="unfit", actual=named, wanted="none", message=message, remedy=remedy)
     else:
-        yield Check(name="processes", state="fit", found="none but this run's", wanted="none")
+        yield Check(name="processes", state="fit", actual="none but this run's", wanted="none")
     total, free = gpu.memory_total / GIB, gpu.memory_free / GIB
     space = f"{free:.1f} of {total:.1f} GiB free"
     if total < profile.memory_gib:
         message = f"{total:.1f} GiB, and runner {profile.name} has {profile.memory_gib:g} at least"
-        yield Check(name="memory", state="unfit", found=space, message=message, remedy="use a whole GPU, not a slice")
+        yield Check(name="memory", state="unfit", actual=space, message=message, remedy="use a whole GPU, not a slice")
         # Memory that this run's own engines hold is no fault.
     elif (
         not (own_holds := any(process.pid in own_pids for process in gpu.processes or ())) and free < LEAST_FREE * total
     ):
         message = f"only {space}" + (f"; {named}" if named else ", and no process is seen that holds the rest")
         remedy = "find the holder with nvidia-smi; memory without a process needs a reset of the GPU"
-        yield Check(name="memory", state="unfit", found=space, message=message, remedy=remedy)
+        yield Check(name="memory", state="unfit", actual=space, message=message, remedy=remedy)
     else:
-        yield Check(name="memory", state="fit", found=space + (", some of it this run's" if own_holds else ""))
+        yield Check(name="memory", state="fit", actual=space + (", some of it this run's" if own_holds else ""))
 
 
 def _errors(gpu: GpuFacts) -> Iterator[Check]:
@@ -159,18 +159,18 @@ def _errors(gpu: GpuFacts) -> Iterator[Check]:
     elif gpu.ecc_uncorrected:
         message = f"{gpu.ecc_uncorrected} uncorrected memory errors since the driver was loaded"
         yield Check(
-            name="ecc", state="unfit", found=str(gpu.ecc_uncorrected), wanted="0", message=message, remedy=_RESET
+            name="ecc", state="unfit", actual=str(gpu.ecc_uncorrected), wanted="0", message=message, remedy=_RESET
         )
     elif gpu.ecc_enabled is False:
-        yield Check(name="ecc", state="warning", found="off", message="ECC is off: memory errors go unseen")
+        yield Check(name="ecc", state="warning", actual="off", message="ECC is off: memory errors go unseen")
     else:
-        yield Check(name="ecc", state="fit", found="no uncorrected errors", wanted="0")
+        yield Check(name="ecc", state="fit", actual="no uncorrected errors", wanted="0")
     if gpu.remap_failed or gpu.remap_pending:
         message = "row remapping failed" if gpu.remap_failed else "rows wait for a reset to be remapped"
         yield Check(name="remapping", state="unfit", message=message, remedy=_RESET)
     if gpu.recovery:
         message = f"the driver says: {gpu.recovery}"
-        yield Check(name="recovery", state="unfit", found=gpu.recovery, wanted="none", message=message, remedy=_RESET)
+        yield Check(name="recovery", state="unfit", actual=gpu.recovery, wanted="none", message=message, remedy=_RESET)
 
 
 _RESET = "drain the node, then nvidia-smi --gpu-reset; if it comes back, replace the GPU"
@@ -182,17 +182,17 @@ def _xid(gpu: GpuFacts, log: tuple[str, ...] | None) -> Check:
         return Check(name="xid", state="unknown", message="the kernel's log cannot be read by this user")
     bad = [xid for xid in parse_xids(log) if xid.hardware and same_bus(xid.pci, gpu.pci)]
     if not bad:
-        return Check(name="xid", state="fit", found="no hardware Xid since boot")
+        return Check(name="xid", state="fit", actual="no hardware Xid since boot")
     codes = ", ".join(f"{code} ({HARDWARE_XIDS[code]})" for code in sorted({xid.code for xid in bad}))
     message = f"{len(bad)} hardware Xid since boot: {codes}"
-    return Check(name="xid", state="warning", found=codes, message=message, remedy="dmesg | grep Xid")
+    return Check(name="xid", state="warning", actual=codes, message=message, remedy="dmesg | grep Xid")
 
 
 def _clocks(gpu: GpuFacts) -> Iterator[Check]:
     clocks = f"SM {gpu.sm_clock} of {gpu.sm_clock_max} MHz" if gpu.sm_clock and gpu.sm_clock_max else ""
     if gpu.throttle is None:
         yield Check(
-            name="clocks", state="unknown", found=clocks, message="this driver does not report why clocks are low"
+            name="clocks", state="unknown", actual=clocks, message="this driver does not report why clocks are low"
         )
         return
     reasons = ", ".join(gpu.throttle)
@@ -201,11 +201,11 @@ def _clocks(gpu: GpuFacts) -> Iterator[Check]:
             f" at {gpu.temperature} degrees C" if gpu.temperature else ""
         )
         remedy = "look after cooling and power; nvidia-smi -q -d PERFORMANCE,TEMPERATURE"
-        yield Check(name="clocks", state="unfit", found=clocks, message=message, remedy=remedy)
+        yield Check(name="clocks", state="unfit", actual=clocks, message=message, remedy=remedy)
     elif gpu.throttle:
-        yield Check(name="clocks", state="warning", found=clocks, message=f"times may be off: {reasons}")
+        yield Check(name="clocks", state="warning", actual=clocks, message=f"times may be off: {reasons}")
     else:
-        yield Check(name="clocks", state="fit", found=clocks or "not held back")
+        yield Check(name="clocks", state="fit", actual=clocks or "not held back")
 
 
 # Driver versions: dotted numbers, compared number by number.

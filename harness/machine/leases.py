@@ -177,7 +177,7 @@ class Lease:
         if self._lock is not None and not self._lock.renew():
             raise InfraError(
                 f"the lock of {self.device.uuid} was deleted, and another process leased this GPU since",
-                where=str(self._lock.path),
+                place=str(self._lock.path),
                 kind="device",
                 remedy="find out who deletes it, and run again: two runs must not share a GPU",
             )
@@ -285,7 +285,7 @@ def _try(device: Device, place: Path, run: str) -> Lease | None:
     except OSError as error:
         raise InfraError(
             f"the lock of {device.uuid} cannot be made: {error.strerror}",
-            where=str(lock.path),
+            place=str(lock.path),
             kind="device",
             remedy=f"remove the file in its place, or set {FOLDER_VARIABLE} to a folder of your own",
         ) from error

@@ -19,7 +19,7 @@ class Check(Record):
     state: State
     device: str = ""
     """UUID of the GPU that was checked; empty for a check of the machine."""
-    found: str = ""
+    actual: str = ""
     wanted: str = ""
     message: str = ""
     """A sentence, if the state is not ``fit``."""
@@ -57,7 +57,7 @@ class Preflight(Record):
         order = ("fit", "unknown", "warning", "unfit")
         lines = []
         for check in sorted(self.checks, key=lambda item: order.index(item.state)):
-            text = check.message or check.found
+            text = check.message or check.actual
             device = f" [{check.device}]" if check.device else ""
             lines.append(f"{check.state:<8} {check.name:<12} {text}{device}")
             if check.remedy and check.state != "fit":

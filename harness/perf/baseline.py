@@ -65,17 +65,17 @@ def load_baseline(thresholds: Path, runner: str, case: str, *, allow_edited: boo
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InvalidCaseError(f"cannot be read: {error.strerror}", where=str(path), remedy=again) from None
+        raise InvalidCaseError(f"cannot be read: {error.strerror}", place=str(path), remedy=again) from None
     except UnreadableError as error:
-        raise InvalidCaseError(f"is no baseline: {error.what}", where=str(path), remedy=again) from None
+        raise InvalidCaseError(f"is no baseline: {error.message}", place=str(path), remedy=again) from None
     if (file.case, file.runner) != (case, runner):
         raise InvalidCaseError(
             f"says case {file.case!r} on {file.runner!r}, and lies where {case!r} on {runner!r} is read",
-            where=str(path),
+            place=str(path),
             remedy=again,
         )
     if not allow_edited and not file.is_sealed:
-        raise InvalidCaseError("was changed after it was made; its seal does not fit", where=str(path), remedy=again)
+        raise InvalidCaseError("was changed after it was made; its seal does not fit", place=str(path), remedy=again)
     return file
 
 
@@ -147,7 +147,7 @@ def build(
         raise InvalidCaseError(
             f"a baseline needs {LEAST_RUNS} quiet runs on machines that are alike, and there are {most}"
             + (f"; left out: {_shown(refused)}" if refused else ""),
-            where=case.id,
+            place=case.id,
             remedy=f"quantgate regenerate --perf --case {case.id} --runner {runner} --measure {LEAST_RUNS - most}",
         )
     return (

@@ -15,7 +15,7 @@ from harness.plugin.collect import CaseItem, is_case_file
 from harness.plugin.printing import printable
 from harness.plugin.selection import dropped_cases
 from harness.plugin.state import PluginState
-from harness.plugin.unwritable import or_said
+from harness.plugin.unwritable import warn_if_unwritable
 from harness.project import is_case_name
 from harness.reading import UnreadableError
 from harness.records.case_record import CaseRecord
@@ -165,7 +165,7 @@ def _unjudged(state: PluginState, node: str, located: Located) -> CaseRecord:
     if before is not None:
         summary = f"{before.verdict.summary}; the run ended before it was tried once more"
         record = before.model_copy(update={"verdict": before.verdict.model_copy(update={"summary": summary})})
-        with or_said(state, f"the record of {record.case}"):
+        with warn_if_unwritable(state, f"the record of {record.case}"):
             record.write(folder / RECORD_FILE)
             (folder / attempt_file(before.attempt)).unlink()
         return record

@@ -178,7 +178,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
     from harness.outcomes import RULES, Outcome
     from harness.plugin.state import PluginState
     from harness.plugin.terminal import note_times
-    from harness.plugin.unwritable import note, or_said
+    from harness.plugin.unwritable import note, warn_if_unwritable
 
     state, result, lost = PluginState.of(session.config), None, False
     try:
@@ -188,7 +188,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
             raise
         note(state, "what pytest writes at the end of a run, such as JUnit,", error)
         lost = True
-    with or_said(state, "the times of this run"):
+    with warn_if_unwritable(state, "the times of this run"):
         note_times(session.config)
     code = state.exit_code(int(exitstatus), session)
     if code is not None:

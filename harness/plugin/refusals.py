@@ -44,7 +44,7 @@ def refuse_taken_names(config: pytest.Config) -> None:
         if line:
             error = InvalidCaseError(
                 f"runner {name!r} has the name of a pytest mark, which could switch its cases off: {line}",
-                where=f"runners/{name}.yaml",
+                place=f"runners/{name}.yaml",
                 remedy="give the runner another name; or, if the mark means this runner, remove its registration",
             )
             pytest.exit(harmless(str(error)), returncode=error.exit_code)

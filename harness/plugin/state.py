@@ -13,7 +13,7 @@ from harness.definitions.case import Case, Located
 from harness.errors import NoRunnerError, QuantgateError
 from harness.outcomes import RULES, Outcome
 from harness.plugin import options
-from harness.plugin.unwritable import or_said
+from harness.plugin.unwritable import warn_if_unwritable
 from harness.records.case_record import CaseRecord
 from harness.records.identity import Device
 from harness.records.run_folder import HISTORY_FILE, RECORD_FILE, RunFolder
@@ -346,13 +346,13 @@ class PluginState:
 
     def _attempt(self, located: Located, node: str, attempt: int) -> tuple[CaseRecord, Path]:
         from harness.plugin.progress import ProgressLine
-        from harness.session.stages import as_ours
+        from harness.session.stages import to_quantgate_error
 
         try:
             session = self.session()
             self.lease().require_held()
         except Exception as error:
-            record = self.lost(located, node, attempt, as_ours(error, located.case))
+            record = self.lost(located, node, attempt, to_quantgate_error(error, located.case))
             return record, self.case_folder(located.case.id)
         finished = session.run_case(located, node, ProgressLine(self.config, node), attempt)
         return finished.record, finished.folder
@@ -377,7 +377,7 @@ class PluginState:
 
     def write(self, record: CaseRecord, path: Path) -> None:
         """Write ``record``; a failed write is queued for the summary, since the verdict counts either way."""
-        with or_said(self, f"the record of {record.case}"):
+        with warn_if_unwritable(self, f"the record of {record.case}"):
             record.write(path)
 
     def exit_code(self, pytest_code: int, session: pytest.Session) -> int | None:

@@ -23,7 +23,7 @@ from harness.outcomes import GREEN, SEVERITY, Outcome
 from harness.plugin import options
 from harness.plugin.printing import printable
 from harness.plugin.state import PluginState
-from harness.plugin.unwritable import or_said
+from harness.plugin.unwritable import warn_if_unwritable
 
 if TYPE_CHECKING:
     from harness.plugin.state import PluginState
@@ -69,7 +69,7 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
     if not state.config.getoption("no_report"):
         from harness.report.render import render_run
 
-        with or_said(state, "the report"):
+        with warn_if_unwritable(state, "the report"):
             reporter.write_line(f"report: {render_run(state.run_folder)}")
     for line in state.unwritten:
         reporter.write_line(line, red=True)

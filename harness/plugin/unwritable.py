@@ -16,7 +16,7 @@ class Unwritten(Protocol):
 
 
 @contextmanager
-def or_said(state: Unwritten, item: str) -> Iterator[None]:
+def warn_if_unwritable(state: Unwritten, item: str) -> Iterator[None]:
     """Context manager: if the write fails, queue "<item> could not be written" for the end of the table; no raise."""
     try:
         yield

@@ -58,7 +58,7 @@ class Cause(Record):
 
     code: str
     """Stable machine name, such as ``nibble_order``, ``flow_shift`` or ``noise``."""
-    where: str = ""
+    place: str = ""
     """``expert/module``, an expert, a setting or a step."""
     sentence: str
     evidence: dict[str, Json] = {}

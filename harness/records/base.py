@@ -65,19 +65,19 @@ class Record(BaseModel):
         return read_record(cls, path)
 
     @classmethod
-    def parse(cls: type[R], data: bytes | str, where: str) -> R:
+    def parse(cls: type[R], data: bytes | str, place: str) -> R:
         """Read a record back from its bytes.
 
         Args:
             data: the record's JSON.
-            where: place of the bytes, for messages.
+            place: place of the bytes, for messages.
 
         Raises:
             UnreadableError: the bytes are not this record.
         """
         from harness.reading import parse_record
 
-        return parse_record(cls, data, where)
+        return parse_record(cls, data, place)
 
 
 class SealedRecord(Record):

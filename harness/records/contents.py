@@ -99,7 +99,7 @@ def content_change(component: str, golden: ComponentContent, run: ComponentConte
         changed=changed,
         added=tuple(sorted(run.tensors.keys() - golden.tensors.keys())),
         removed=tuple(sorted(golden.tensors.keys() - run.tensors.keys())),
-        documents=tuple(n for n in sorted(documents) if golden.documents.get(n) != run.documents.get(n)),
+        documents=tuple(name for name in sorted(documents) if golden.documents.get(name) != run.documents.get(name)),
         tensors=len(run.tensors),
         example=(golden.tensors[changed[0]], run.tensors[changed[0]]) if changed else ("", ""),
     )

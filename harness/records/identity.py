@@ -8,9 +8,6 @@ compared all the same; outside their limits the run is red, inside them the gold
 ``env``: environment variables, without those that the runner's profile lists as harmless. Differ: as ``weights``.
 ``subject``: code, packages, driver, receipts, the files that hold the weights. Shown, never blocks: the subject is
 under test.
-
-Goldens of versions without contents hold the sha256 of each file among their weights, under ``component/file``. Such a
-golden and a run have the same weights if their files are the same.
 """
 
 from __future__ import annotations
@@ -78,9 +75,6 @@ def differences(golden: Identity, run: Identity) -> tuple[FieldChange, ...]:
     before_engine = "code" not in run.subject
     changes: list[FieldChange] = []
     for name in CLASSES:
-        if name == "weights":
-            changes.extend(_weights(golden, run))
-            continue
         before: dict[str, Json] = getattr(golden, name)
         after: dict[str, Json] = getattr(run, name)
         if name == "hardware":
@@ -90,9 +84,6 @@ def differences(golden: Identity, run: Identity) -> tuple[FieldChange, ...]:
             for field in sorted(before.keys() | after.keys())
             if before.get(field) != after.get(field)
             and not (name == "subject" and before_engine and field not in after and is_late(field))
-            # identities of older versions hold no digests of files: compared only if both sides have them
-            and not (name == "subject" and field.startswith(FILE) and not (_has_files(before) and _has_files(after)))
-            and not (name == "subject" and field.startswith(PROGRAM) and not (_has(before) and _has(after)))
         )
     return tuple(changes)
 
@@ -108,21 +99,13 @@ def component_of(file: str) -> str:
     return file.partition("/")[0] if "/" in file else file.removesuffix(".json")
 
 
-def is_file(field: str) -> bool:
-    """Return whether a field of the weights is the digest of one file (goldens of older versions)."""
-    return "/" in field or field == "model_index.json"
-
-
 def files_of(identity: Identity) -> dict[str, dict[str, Json]]:
-    """Return sha256 by file, by component, from the subject and (older versions) from the weights."""
+    """Return sha256 by file, by component."""
     files: dict[str, dict[str, Json]] = {}
     for field, value in identity.subject.items():
         if field.startswith(FILE):
             file = field.removeprefix(FILE)
             files.setdefault(component_of(file), {})[file] = value
-    for field, value in identity.weights.items():
-        if is_file(field):
-            files.setdefault(component_of(field), {})[field] = value
     return files
 
 
@@ -130,43 +113,6 @@ def _hardware(fields: dict[str, Json]) -> dict[str, Json]:
     """Return the fields with the CPU's architecture under Linux's name: a golden from macOS may hold ``arm64``."""
     device = fields.get("device")
     return {**fields, "device": hardware_class(device)} if isinstance(device, str) else fields
-
-
-def _has_files(subject: dict[str, Json]) -> bool:
-    return any(field.startswith(FILE) for field in subject)
-
-
-def _has(subject: dict[str, Json]) -> bool:
-    """Return whether the files of a program are known: identities of older versions do not name them."""
-    return any(field.startswith(PROGRAM) for field in subject)
-
-
-def _weights(golden: Identity, run: Identity) -> list[FieldChange]:
-    """Compare components by content, or by their files if the content is unknown on either side."""
-    before, after = _comparable(golden, run)
-    return [
-        FieldChange(identity_class="weights", field=field, golden=before.get(field), run=after.get(field))
-        for field in sorted(before.keys() | after.keys())
-        if before.get(field) != after.get(field)
-    ]
-
-
-def _comparable(golden: Identity, run: Identity) -> tuple[dict[str, Json], dict[str, Json]]:
-    sides = (golden, run)
-    files = [files_of(side) for side in sides]
-    rows: list[dict[str, Json]] = [
-        {field: value for field, value in side.weights.items() if not is_file(field)} for side in sides
-    ]
-    for component in files[0].keys() | files[1].keys():
-        if all(component in side for side in rows):
-            continue
-        if all(component in side for side in files):  # content unknown on a side: compare files
-            for side in rows:
-                side.pop(component, None)
-        for side, file in zip(rows, files, strict=True):
-            if component not in side:
-                side.update(file.get(component, {}))
-    return rows[0], rows[1]
 
 
 # The machine of a run.

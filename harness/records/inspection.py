@@ -182,7 +182,7 @@ class LockedCheckpoint(Record):
     """``expert/file`` to sha256 (``git:`` and a blob id for small hub files)."""
     contents: dict[str, str] = {}
     """Content digest per expert (``harness.records.contents``): different files with equal content are no difference.
-    Empty if it was locked by an older version, or without the files on this machine."""
+    Empty if it was locked without the files on this machine."""
 
 
 class CheckpointLock(Record):

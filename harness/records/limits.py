@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from harness.records.base import Json, Record, SealedRecord
 
@@ -33,15 +33,18 @@ class Sample(Record):
 class ControlResult(Record):
     """Whether the gate with these limits detects one injected fault."""
 
+    # committed limit files are sealed with the key `found`
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
+
     fault: str
-    found: dict[str, float]
-    """Share of runs in which some gating metric found the fault, by strength."""
+    detected: dict[str, float] = Field(alias="found")
+    """Share of runs in which some gating metric detected the fault, by strength."""
     runs: int
     strength_50: float | None
-    """Least tried strength from which on the fault is found in half of the runs; ``None``: never."""
+    """Least tried strength from which on the fault is detected in half of the runs; ``None``: never."""
     strength_95: float | None
     metrics: tuple[str, ...] = ()
-    """Gating metrics that find the fault at its greatest strength."""
+    """Gating metrics that detect the fault at its greatest strength."""
 
 
 class Limit(Record):

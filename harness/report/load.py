@@ -1,4 +1,4 @@
-"""Load the records of a run from disk as a `Run`. HTML, Markdown, JUnit and terminal output all start from it."""
+"""Load the records of a run from disk as a `Run`. HTML, Markdown, JSON and terminal output all start from it."""
 
 from __future__ import annotations
 
@@ -94,12 +94,12 @@ def load_run(folder: Path) -> Run:
         ReportError: the folder is absent, or holds no record.
     """
     if not folder.is_dir():
-        raise ReportError("there is no such folder", where=str(folder), remedy="ls runs")
+        raise ReportError("there is no such folder", place=str(folder), remedy="ls runs")
     paths = sorted(path for path in folder.rglob(RECORD_FILE) if not _hidden(path.relative_to(folder)))
     if not paths:
         raise ReportError(
             f"there is no {RECORD_FILE} in this folder or below it",
-            where=str(folder),
+            place=str(folder),
             remedy="pytest cases",
         )
     entries: list[Entry] = []

@@ -66,7 +66,8 @@ def sentence(run: Run) -> str:
     """Return the result of the run in one sentence, such as ``2 of 9 cases not green: 2 regression.``"""
     total, red = len(run.entries), len(run.red)
     parts = [
-        f"{count} {LABELS[outcome].word}" for outcome, count in count_words([e.record.verdict.outcome for e in run.red])
+        f"{count} {LABELS[outcome].word}"
+        for outcome, count in count_words([entry.record.verdict.outcome for entry in run.red])
     ]
     if run.unreadable:
         count = len(run.unreadable)

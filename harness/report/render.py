@@ -109,7 +109,7 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> Path:
     if target.exists() and not (target / MARKER).is_file():
         raise ReportError(
             "this is there already and is no report, so it is not replaced",
-            where=str(target),
+            place=str(target),
             remedy="give another folder with --out",
         )
     # beside the target, because a rename cannot cross file systems

@@ -36,13 +36,13 @@ def find_run(name: str, runs: Path) -> Path:
     if name == LAST:
         records = list(runs.glob(f"*/*/{RECORD_FILE}"))
         if not records:
-            raise ReportError("there is no run yet", where=str(runs), remedy="pytest cases")
+            raise ReportError("there is no run yet", place=str(runs), remedy="pytest cases")
         return max(records, key=lambda path: path.stat().st_mtime_ns).parent.parent
     for path in (Path(name), runs / name):
         if path.is_dir():
             return path
     names = ", ".join(sorted((path.name for path in runs.glob("*") if path.is_dir()), reverse=True)[:5])
-    raise ReportError(f"there is no run {name!r}", where=str(runs), remedy=f"name one of {names or 'none'}, or `last`")
+    raise ReportError(f"there is no run {name!r}", place=str(runs), remedy=f"name one of {names or 'none'}, or `last`")
 
 
 def find_case(run: Run, case: str) -> Entry:
@@ -58,10 +58,10 @@ def find_case(run: Run, case: str) -> Entry:
         return matching[0]
     if matching:
         names = ", ".join(f"{entry.record.runner}/{entry.record.case}" for entry in matching)
-        raise ReportError(f"several runners have a case {case!r}", where=str(run.folder), remedy=f"name one of {names}")
+        raise ReportError(f"several runners have a case {case!r}", place=str(run.folder), remedy=f"name one of {names}")
     ids = sorted({entry.record.case for entry in run.entries})
     remedy = f"quantgate show {quote(str(run.folder))} CASE, with a case of this run: {listed(ids, 20)}"
-    raise ReportError(f"there is no case {case!r} in this run", where=str(run.folder), remedy=remedy)
+    raise ReportError(f"there is no case {case!r} in this run", place=str(run.folder), remedy=remedy)
 
 
 def show_case(entry: Entry) -> str:

@@ -159,16 +159,11 @@ def reproduce(record: CaseRecord) -> Command:
 
 
 def next_step(record: CaseRecord) -> str:
-    """Return the next command or advice, as the terminal shows it; empty for a green case.
-
-    Records of older versions name the report as next step of a regression. This text is shown in the report itself,
-    so the command to run the case again is returned instead.
-    """
+    """Return the next command or advice, as the terminal shows it; empty for a green case."""
     line = one_line(record.verdict.next_command)
     if record.verdict.outcome in GREEN:
         return ""
-    older = record.verdict.outcome is Outcome.REGRESSION and line.startswith("quantgate report ")
-    return reproduce(record).line if older or not line else line
+    return line or reproduce(record).line
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def affected(cases: Iterable[Case], runtime: str, rules: Rules, root: Path) -> I
             try:
                 changes = list(_changes(case, load_contract(name, root).rules, rules, root))
             except QuantgateError as error:
-                yield f"{case.id} ({name}): its checkpoint could not be read here ({error.what})"
+                yield f"{case.id} ({name}): its checkpoint could not be read here ({error.message})"
                 continue
             yield f"{case.id} ({name}): {'; '.join(changes) if changes else 'loaded the same'}"
 

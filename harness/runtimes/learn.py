@@ -370,8 +370,8 @@ def changed(before: Rules, after: Rules) -> list[str]:
         elif old != new:
             lines.append(f"{path}: {json.dumps(old)} -> {json.dumps(new)}")
 
-    skip = ("versions", "read_at", "learned", "source")
-    walk("", *({k: v for k, v in rules.model_dump(mode="json").items() if k not in skip} for rules in (before, after)))
+    skip = {"versions", "read_at", "learned", "source"}
+    walk("", *(rules.model_dump(mode="json", exclude=skip) for rules in (before, after)))
     return [
         line for line in lines if ".source:" not in line and "names." not in line and "dispatch.methods" not in line
     ]

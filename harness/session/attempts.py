@@ -76,13 +76,13 @@ def lost_record(
         plan: id of the plan that requested the run.
     """
     expected = isinstance(error, QuantgateError)
-    summary = error.what if isinstance(error, QuantgateError) else error
+    summary = error.message if isinstance(error, QuantgateError) else error
     return CaseRecord(
         run=run,
         plan=plan,
         case=located.case.id,
         node=node,
-        source=located.where,
+        source=located.place,
         runner=runner,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         attempt=attempt,
@@ -119,5 +119,6 @@ def next_attempt(record: CaseRecord) -> Retry | None:
     # The outcome of a control that expects infra, or of a waived case, is inverted already, so it is not retried.
     if not RULES[verdict.outcome].retry or record.attempt >= ATTEMPTS:
         return None
+    # the GPU on which the first attempt failed may itself be the cause
     uuid = record.fingerprint.device.uuid if record.fingerprint else None
     return Retry(record.attempt + 1, (uuid,) if uuid else (), f"{verdict.outcome.value}: {verdict.cause}")

@@ -51,7 +51,6 @@ from harness.session.similarity import require_near
 from harness.session.stages import (
     MatchedGoldens,
     accepted_goldens,
-    as_ours,
     clear,
     compare_with,
     find_golden,
@@ -61,6 +60,7 @@ from harness.session.stages import (
     leave_candidate,
     look_at_frames,
     place_golden,
+    to_quantgate_error,
 )
 
 Watch = Callable[[Event], None]
@@ -103,7 +103,7 @@ class _Run:
         """Record the first error for the verdict. An unexpected exception also adds its traceback to ``log_tail``."""
         # later errors are often consequences of the first, so the first one stays the cause
         if self.evidence.error is None:
-            self.know(error=as_ours(error, self.case))
+            self.know(error=to_quantgate_error(error, self.case))
         if not isinstance(error, QuantgateError):
             self.log_tail = (*self.log_tail, *last_lines(error, self.case))
 
@@ -214,7 +214,7 @@ class Session:
         except Exception as error:
             if record.verdict.outcome is Outcome.GOLDEN_MISSING:
                 raise
-            why = as_ours(error, run.case).what
+            why = to_quantgate_error(error, run.case).message
             summary = f"{record.verdict.summary.rstrip('.')}. No candidate could be kept of it: {why}"
             verdict = record.verdict.model_copy(update={"summary": summary})
             record = record.model_copy(update={"verdict": verdict})
@@ -243,12 +243,13 @@ class Session:
         outcome = record.verdict.observed or record.verdict.outcome
         if record.verdict.cause in PERF_CAUSES:  # the performance stage has named the cause already
             return record
+        # after an error there is nothing complete to explain, and the engine of the experiments may be gone
         if outcome not in ATTRIBUTED or run.evidence.error is not None or self.context.attribution_seconds <= 0:
             return record
         try:
             return self._investigated(run, record, outcome)
         except Exception as error:  # a failed search must not change the verdict
-            why = as_ours(error, run.case).what
+            why = to_quantgate_error(error, run.case).message
             summary = f"{record.verdict.summary.rstrip('.')}. Its cause could not be looked for: {why}"
             verdict = record.verdict.model_copy(update={"summary": summary})
             tail = (*record.log_tail, *last_lines(error, run.case))
@@ -308,6 +309,7 @@ class Session:
         run.identity = identify()
         match = find_golden(context, case, run.identity, accepted)
         with run.stage("inspect"):
+            # reads tensors only of components whose digests differ; equal weights cost nothing here
             match = match.with_contents(inspected.contents, run.identity)
         run.know(golden=match.first)
         if stop_before_generation(run.evidence):
@@ -318,10 +320,12 @@ class Session:
         if wanted and stop_before_generation(run.evidence):
             return
         generation = self._generate(run)
+        # packages and receipts are known only now; they are part of the subject, which decides nothing
         run.identity = identify(fingerprint=run.fingerprint, receipts=generation.receipts)
         with run.stage("compare"):
             clip = read_clip(run.folder / generation.clip)
             run.know(sanity=look_at_frames(case, generation, clip))
+            # matched again, so that the table of changes also shows the packages; the goldens stay the same
             self._compare(run, match.again(run.identity), clip)
         self._time(run, generation)
 
@@ -389,12 +393,13 @@ class Session:
         ]
         if not rows:
             return
-        require_near({golden.digest: path for golden, path, _ in rows}, run.located.where)
+        require_near({golden.digest: path for golden, path, _ in rows}, run.located.place)
 
         def how_good(row: tuple[Golden, Path, dict[str, Any]]) -> int:
             observed, _ = observe(run.evidence.plus(**row[2]), self.context.runner.name)
             return SEVERITY.index(observed.outcome)
 
+        # a bistable case counts by the golden that gives it the better verdict
         golden, path, evidence = max(rows, key=how_good)
         place_golden(golden, path, run.folder)
         run.know(**evidence)
@@ -411,7 +416,7 @@ class Session:
             plan=self.context.plan,
             case=run.case.id,
             node=run.node,
-            source=run.located.where,
+            source=run.located.place,
             runner=self.context.runner.name,
             started=started.isoformat(timespec="seconds"),
             checkout=self._checkout,

@@ -17,7 +17,7 @@ from harness.records.contents import (
     WeightContents,
     content_change,
 )
-from harness.records.identity import Identity, component_of, files_of, is_file
+from harness.records.identity import Identity, component_of, files_of
 
 
 class Contents:
@@ -35,8 +35,7 @@ class Contents:
     def weights(self, accepted: Iterable[Identity] = ()) -> dict[str, str]:
         """Return the rows for the weights of an identity: one content digest per component.
 
-        A component whose files equal those of a known identity gets that identity's rows, and is not read. If that
-        identity lists only files (a golden of an older version), the rows are its files.
+        A component whose files equal those of an accepted identity gets that identity's digest, and is not read.
 
         Args:
             accepted: identities of the accepted goldens.
@@ -51,13 +50,10 @@ class Contents:
         unknown: list[str] = []
         identities = list(accepted)
         for component, files in sorted(groups.items()):
-            same = [identity for identity in identities if files_of(identity).get(component) == files]
-            # prefer a golden with a content digest to an older golden that lists only files
-            named = next((str(identity.weights[component]) for identity in same if component in identity.weights), None)
-            if named is not None:
-                rows[component] = named
-            elif same:
-                rows |= files
+            same = (item.weights for item in identities if files_of(item).get(component) == files)
+            content_digest = next((str(weights[component]) for weights in same if component in weights), None)
+            if content_digest is not None:
+                rows[component] = content_digest
             else:
                 unknown.append(component)
         for component in unknown:
@@ -103,13 +99,13 @@ class Contents:
     def changes(self, golden: Golden, run: Identity) -> tuple[ContentChange, ...]:
         """Return the tensors and documents that differ between the run and the golden, by component.
 
-        A golden of an older version holds no contents: the names of the files that differ are returned instead.
+        For a component whose contents the golden does not hold, the names of the files that differ are returned.
 
         Raises:
             GoldenError: the golden's contents are damaged.
         """
         run_weights, golden_weights = run.weights, golden.manifest.identity.weights
-        names = {component_of(field) if is_file(field) else field for field in (*run_weights, *golden_weights)}
+        names = {component_of(field) for field in (*run_weights, *golden_weights)}
         stored = contents_part(golden)
         changes: list[ContentChange] = []
         # the case declares the quantization rows; no component of the checkpoint holds them
@@ -126,7 +122,7 @@ class Contents:
 
 
 def contents_part(golden: Golden) -> WeightContents | None:
-    """Return the contents that a golden holds, or ``None`` for a golden of an older version without contents.
+    """Return the contents that a golden holds, or ``None`` if it was accepted without them.
 
     Raises:
         GoldenError: the contents are damaged.
@@ -137,7 +133,7 @@ def contents_part(golden: Golden) -> WeightContents | None:
     try:
         return WeightContents.read(path)
     except UnreadableError as error:
-        raise GoldenError(f"the golden's contents cannot be read: {error.what}", where=error.where) from error
+        raise GoldenError(f"the golden's contents cannot be read: {error.message}", place=error.place) from error
 
 
 def _holds(content: ComponentContent) -> bool:

@@ -167,6 +167,7 @@ def open_context(root: Path, runner: str, run_id: str, kind: str) -> Iterator[Se
         NoRunnerError: this machine has no device of the runner.
         InfraError: other runs hold all devices for longer than ``LEASE_SECONDS``.
     """
+    # only the detection of a runner needs the GPUs here
     gpus = () if runner else gpu_devices()
     if runner:
         profile = named_runner(Project(root).runners, runner)

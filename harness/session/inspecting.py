@@ -139,7 +139,7 @@ def base_of(case: Case, root: Path) -> Path | CheckpointRef | None:
     case has no base, or if it is not local and the hub is offline.
     """
     if case.base is None or case.base.is_local:
-        return None if case.base is None else resolve_checkpoint(case.base, root, where=case.id)
+        return None if case.base is None else resolve_checkpoint(case.base, root, place=case.id)
     try:
         return resolve_cached(case.base)
     except FileNotFoundError:

@@ -40,6 +40,7 @@ def probe_source(context: SessionContext, case: Case, goldens: Sequence[Golden])
     """
     if case.id in context.probe_inputs:
         return ProbeSource(context.probe_inputs[case.id])
+    # the newest golden decides: sketches are outputs for one recording, and only one can be fed
     if not goldens or PROBES not in goldens[0].manifest.parts:
         return None
     return ProbeSource(goldens[0].open_part(PROBES), tuple(sketches_of(goldens)))
@@ -100,6 +101,7 @@ def record_inputs(get_engine: Callable[[Case], EngineOwner], case: Case, folder:
 
 def base_case(case: Case) -> Case | None:
     """Return the same request with the BF16 base: no overrides, nothing quantized. ``None`` without base or probes."""
+    # a backend named `module:Class` (Python callers only) may offer the probes
     if case.base is None or (case.backend not in PROBING and ":" not in case.backend):
         return None
     update = {

@@ -141,10 +141,10 @@ def _globbed(glob: str, case: Case, root: Path) -> list[Path]:
             files.append(path)
         if len(files) > MOST_FILES:
             raise InvalidCaseError(
-                f"`program_files`: {glob!r} names more than {MOST_FILES} files", where=case.id, remedy="narrow the glob"
+                f"`program_files`: {glob!r} names more than {MOST_FILES} files", place=case.id, remedy="narrow the glob"
             )
     if not files:
-        raise InvalidCaseError(f"`program_files`: {glob!r} names no file", where=case.id, remedy="correct the glob")
+        raise InvalidCaseError(f"`program_files`: {glob!r} names no file", place=case.id, remedy="correct the glob")
     return sorted(files)
 
 
@@ -160,6 +160,6 @@ def _sha256(path: Path, case: Case) -> str:
     except (OSError, UnreadableError) as error:
         raise InvalidCaseError(
             f"a file of the program cannot be read: {reason(error)}",
-            where=f"{case.id}: {path}",
+            place=f"{case.id}: {path}",
             remedy="let the user of the run read it, or name another file in `command`",
         ) from error

@@ -38,6 +38,6 @@ def require_near(clips: Mapping[str, Path], source: str) -> None:
             raise GoldenError(
                 f"the accepted goldens {first[:SHORT]} and {second[:SHORT]} show different videos "
                 f"(mean ssim {ssim:.2f}, below {FAR}), so that their limits see no fault",
-                where=source,
+                place=source,
                 remedy="find out which one is right, run the case, and accept it with --over",
             )

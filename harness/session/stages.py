@@ -14,7 +14,9 @@ from harness.engine.pictures import pictures_of, split
 from harness.engine.secrets import redact
 from harness.errors import InfraError, QuantgateError
 from harness.frames.clip import Clip, read_clip
+from harness.frames.compare import compare
 from harness.frames.errors import ClipError
+from harness.frames.sanity import check_clip
 from harness.goldens.golden import Golden, copy_private, frames_error
 from harness.goldens.matching import Match, select
 from harness.goldens.pending import RECORD, leave
@@ -161,8 +163,6 @@ def _trace_of(golden: Golden) -> Trace | None:
 
 def look_at_frames(case: Case, generation: Generation, clip: Clip) -> SanityEvidence:
     """Run the frame checks that need no golden, such as shape and finite values."""
-    from harness.frames.sanity import check_clip
-
     sampling = case.sampling
     wanted = (sampling.num_frames, sampling.height, sampling.width, 3)
     return check_clip(clip, wanted=wanted, float_stats=generation.float_stats)
@@ -212,8 +212,6 @@ def compare_with(golden: Path, case: Case, candidate: Clip) -> ComparisonEvidenc
     Raises:
         GoldenError: the golden is no clip, or its pixels do not match the digest in its header.
     """
-    from harness.frames.compare import compare
-
     try:
         reference = read_clip(golden)
     except ClipError as error:
@@ -274,6 +272,7 @@ def leave_candidate(
     """
     if record.verdict.outcome not in LEAVES or record.generation is None or record.identity is None:
         return None
+    # the frames of a negative control are those of a fault
     if record.request.get("golden_of"):
         return None
     if contents is not None:
@@ -317,19 +316,19 @@ def clear(folder: Path) -> None:
     except OSError as error:
         raise InfraError(
             f"the run's folder cannot be written to: {error}",
-            where=str(folder),
+            place=str(folder),
             remedy=f"make {folder.parent} writable, or name another place: pytest --runs DIR",
             kind="disk",
         ) from error
 
 
-def as_ours(error: Exception, case: Case) -> QuantgateError:
+def to_quantgate_error(error: Exception, case: Case) -> QuantgateError:
     """Convert an exception to a ``QuantgateError``. Foreign exceptions become ``InfraError``, without secrets."""
     if isinstance(error, QuantgateError):
         return error
     return InfraError(
         redact(f"the run failed in the parent: {named(error)}", secrets_of(case)),
-        where=case.id,
+        place=case.id,
         remedy="read the traceback at the end of the record's log_tail",
         kind=kind_of(error),
     )

@@ -166,7 +166,7 @@ def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], lo
     """
     changes = differences(good, bad)
     if not changes:
-        raise InvalidCaseError("the two configurations do not differ in anything that moves the output", where=bad.id)
+        raise InvalidCaseError("the two configurations do not differ in anything that moves the output", place=bad.id)
     logged, notes = read_log(log)
     tried = {entry.key: entry for entry in logged}
     before = len(tried)
@@ -191,7 +191,7 @@ def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], lo
         outcome = tried[_key(apply_differences(good, changes))]
         raise InvalidCaseError(
             f"the bad configuration is {outcome.answer}: {outcome.why}",
-            where=bad.id,
+            place=bad.id,
             remedy="bisect needs a configuration that is red when it runs here",
         ) from None
     return Bisection(smallest, tuple(tried.values()), len(tried) - before, notes)
@@ -217,7 +217,7 @@ class Tester:
         if not goldens or limits is None:
             raise InvalidCaseError(
                 "there is no golden with limits to call good",
-                where=good.id,
+                place=good.id,
                 remedy=f"quantgate regenerate --case {good.id} --runner {context.runner.name}",
             )
         self._context, self._limits = context, limits

@@ -41,7 +41,7 @@ def write_record(context: SessionContext, located: Located, trial: Trial, folder
         run=context.run,
         case=located.case.id,
         node=f"{located.path.as_posix()}::{located.case.id}",
-        source=located.where,
+        source=located.place,
         runner=context.runner.name,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         request=located.case.model_dump(mode="json"),

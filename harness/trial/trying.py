@@ -104,7 +104,7 @@ def candidate_case(
         if not case.runtime:
             raise InvalidCaseError(
                 f"{case.id} runs in backend {case.backend}, which has no versions of a runtime",
-                where="--runtime",
+                place="--runtime",
                 remedy="give the case `backend: sglang` and `runtime: sglang==VERSION`",
             )
         update["runtime"] = str(parse_runtime(runtime))
@@ -112,7 +112,7 @@ def candidate_case(
     if changed == case:
         raise InvalidCaseError(
             "the candidate is what the case has already",
-            where=case.id,
+            place=case.id,
             remedy="name another --model, --transformer, --env or --runtime",
         )
     return changed
@@ -133,7 +133,7 @@ def refuse_env(names: Iterable[str], case: Case, option: str) -> None:
     """
     wrong = [problem for name in names if (problem := check_name(name, case.backend, case.pass_env))]
     if wrong:
-        raise InvalidCaseError("; ".join(wrong), where=option)
+        raise InvalidCaseError("; ".join(wrong), place=option)
 
 
 def try_candidate(context: SessionContext, located: Located, candidate: Case) -> Trial:
@@ -264,7 +264,7 @@ def _probes(
     try:
         then = _run(session, candidate, source, folder / "then")
     except QuantgateError as error:
-        findings.bad.append(f"the candidate does not run: {error.what}")
+        findings.bad.append(f"the candidate does not run: {error.message}")
         return ()
     _structure(now, then, findings)
     pairs: list[ProbePair] = []
@@ -343,7 +343,7 @@ def _clips(
         try:
             generation = session.pool.get(side).generate(side, folder / label)
         except QuantgateError as error:
-            (findings.bad if label == "then" else findings.open).append(f"{label}: {error.what}")
+            (findings.bad if label == "then" else findings.open).append(f"{label}: {error.message}")
             continue
         clip = read_clip(folder / label / generation.clip)
         files[label] = str(folder / label / generation.clip)
@@ -412,7 +412,7 @@ def patch(path: Path, case: str, changes: Mapping[str, Json], root: Path) -> str
     entry: Any = entries.get(case) if isinstance(entries, Mapping) else None
     if not isinstance(entry, CommentedMap):
         raise InvalidCaseError(
-            f"{case} has no entry of its own there", where=str(path), remedy="change its matrix by hand"
+            f"{case} has no entry of its own there", place=str(path), remedy="change its matrix by hand"
         )
     plain = io.StringIO()
     yaml.dump(document, plain)
@@ -444,7 +444,7 @@ def _text_of(path: Path) -> str:
     except YamlError as error:
         line, message = error.problems[0]
         raise InvalidCaseError(
-            message, where=f"{path}:{line}", remedy="correct the file, and run quantgate try again"
+            message, place=f"{path}:{line}", remedy="correct the file, and run quantgate try again"
         ) from None
     return text
 

@@ -70,11 +70,11 @@ def borrowing_environment(folder: Path, wheel: Path) -> Path:
 def installed_environment(python: Path) -> Path:
     """Return ``python`` after a check that pip is content with the environment, and that this checkout is not in it."""
     subprocess.run([python, "-m", "pip", "check"], check=True, timeout=300)
-    where = subprocess.run(
+    place = subprocess.run(
         [python, "-c", "import harness, sysconfig; print(harness.__file__, sysconfig.get_path('purelib'), sep='\\n')"],
         cwd="/", check=True, capture_output=True, text=True, timeout=60,
     ).stdout.splitlines()  # fmt: skip
-    assert Path(where[0]).is_relative_to(where[1]), "the package is not installed but linked"
+    assert Path(place[0]).is_relative_to(place[1]), "the package is not installed but linked"
     return python
 
 

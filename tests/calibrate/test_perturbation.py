@@ -46,7 +46,7 @@ def test_an_optional_run_that_cannot_be_is_left_out(
     )
     said: list[str] = []
     origins: Any = SimpleNamespace(of=lambda *_: None)
-    located: Any = SimpleNamespace(case=wan_case, where="a.yaml:1")
+    located: Any = SimpleNamespace(case=wan_case, place="a.yaml:1")
     one = Perturbation("attention-x", attention="x", optional=optional)
     if optional and outcome is not Outcome.REGRESSION:
         assert regenerate._regenerate_case(session, located, one, lambda _: None, _plan(said), origins) is None
@@ -68,7 +68,7 @@ def test_what_the_case_sets_itself_is_not_forced_and_not_labelled(wan_case: Any,
     assert labels["perturbation.ONEDNN_MAX_CPU_ISA"] == "AVX2"
     nothing: Any = SimpleNamespace(context=SimpleNamespace(case_folder=lambda _: tmp_path))
     said: list[str] = []
-    located: Any = SimpleNamespace(case=case, where="a.yaml:1")
+    located: Any = SimpleNamespace(case=case, place="a.yaml:1")
     assert (
         regenerate._regenerate_case(nothing, located, by_name["isa-avx2"], lambda _: None, _plan(said), nothing) is None
     )

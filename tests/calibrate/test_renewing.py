@@ -73,6 +73,17 @@ def test_a_golden_gets_what_the_run_left_and_keeps_frames_and_limits(project: Pr
     assert golden_of(project).digest == after.digest
 
 
+def test_limits_that_were_changed_by_hand_stay_broken(project: Project) -> None:
+    path = project.root / "thresholds" / "cpu" / "square.json"
+    edited = json.loads(path.read_text())
+    edited["limits"][0]["limit"] = 0.1
+    path.write_text(json.dumps(edited))
+    assert not limits_of(project).is_sealed
+    renewed(project)
+    assert limits_of(project).golden_digest == golden_of(project).digest
+    assert not limits_of(project).is_sealed
+
+
 def test_a_run_of_other_frames_renews_nothing(project: Project) -> None:
     before = golden_of(project)
     folder = project.root / "runs" / "second" / "square"

@@ -48,7 +48,7 @@ def test_a_folder_that_is_no_project(line: str, named: bool, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path if named else docs)
     error = failing(*line.split(), *(("--root", "nonexist") if named else ()))
     assert error.exit_code == 17
-    assert error.what == ("there is no such folder" if named else "no cases/ folder here")
+    assert error.message == ("there is no such folder" if named else "no cases/ folder here")
     assert "pass --root" in error.remedy
     assert ("`quantgate init`" in error.remedy) is not named
     assert list(tmp_path.rglob("*")) == [docs]
@@ -102,4 +102,4 @@ def test_a_project_without_goldens_is_sound(tmp_path: Path) -> None:
     (tmp_path / "goldens").mkdir()
     assert "0 goldens, 0 damaged" in CliRunner().invoke(app, verify).output
     (tmp_path / "cases").rmdir()
-    assert failing(*verify).what == "no goldens here"
+    assert failing(*verify).message == "no goldens here"

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import pytest
 import typer
+from typer.testing import CliRunner
 
 from harness.cli.app import app
 
@@ -65,7 +67,7 @@ def test_the_list_is_complete() -> None:
     assert len([words for words, _ in commands(app)]) >= 25
     (root,) = flags["--root"]
     assert root[1] is Path
-    assert {"quantgate plan", "quantgate accept", "quantgate goldens carry"} <= set(flags["--root"][root])
+    assert {"quantgate plan", "quantgate accept", "quantgate goldens renew"} <= set(flags["--root"][root])
 
 
 def test_another_meaning_is_noticed() -> None:
@@ -75,3 +77,12 @@ def test_another_meaning_is_noticed() -> None:
     command.__annotations__["runner"] = Annotated[int, typer.Option("--runner", help="how many")]
     assert list(options_of(command)) == [("--runner", "how many", int)]
     assert ("how many", int) not in uses()["--runner"]
+
+
+@pytest.mark.parametrize("words", [(), ("accept",), ("goldens",), ("goldens", "gc"), ("ci", "propose"), ("review",)])
+def test_help_shows_flags_without_a_type_and_values_with_theirs(words: tuple[str, ...]) -> None:
+    text = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "160"}).output
+    assert "--help" in text
+    assert "bool" not in text.lower()
+    if words == ("accept",):
+        assert "<path>" in text

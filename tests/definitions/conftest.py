@@ -53,6 +53,6 @@ def refused(load: Load) -> Callable[..., list[str]]:
         with pytest.raises(InvalidCaseError) as caught:
             load(*texts, whole=whole)
         error = caught.value
-        return [f"{error.where}: {error.what}"] if error.where else error.what.splitlines()
+        return [f"{error.place}: {error.message}"] if error.place else error.message.splitlines()
 
     return loader

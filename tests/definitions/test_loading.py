@@ -36,7 +36,7 @@ def test_defaults_are_merged_deeply_and_lists_replaced(load):
     )
     assert located.case.runners == ("h200",)
     assert (located.case.sampling.width, located.case.sampling.height) == (128, 64)
-    assert located.where == f"cases/a.yaml:{LINE}"
+    assert located.place == f"cases/a.yaml:{LINE}"
 
 
 def test_a_bare_id_is_all_defaults(load):

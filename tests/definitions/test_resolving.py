@@ -60,7 +60,7 @@ def test_a_run_refuses_what_is_not_resolved(file, tmp_path):
         require_resolved(cases["one"])
     assert caught.value.remedy == "quantgate resolve one"
     for part in ("model a/one", "base base/model", "transformer a/override"):
-        assert part in caught.value.what
+        assert part in caught.value.message
     assert require_resolved(cases["three-y"]) is cases["three-y"]
 
 

@@ -104,7 +104,7 @@ def test_a_wrong_profile_is_an_error_with_its_place(tmp_path, files, said):
         (folder / f"{name}.yaml").write_text(text)
     with pytest.raises(InvalidCaseError) as caught:
         load_runners(folder)
-    assert said in caught.value.what
+    assert said in caught.value.message
 
 
 def test_no_folder_is_no_runner(tmp_path):

@@ -38,6 +38,12 @@ def test_docstrings_comments_and_blank_lines_are_no_code() -> None:
     assert (lines.total, lines.code, lines.comments) == (8, 3, 2)
 
 
+def test_the_docstring_of_an_attribute_is_no_code_and_a_lone_string_elsewhere_is() -> None:
+    attributes = 'X = 1\n"""What X is,\nin two lines."""\nclass A:\n    y: int\n    """Of y."""\n'
+    assert count_lines(attributes).code == 3
+    assert count_lines('print()\n"no docstring"\n').code == 2
+
+
 @pytest.mark.parametrize(
     ("name", "body", "code"), [("turning", "from turning import a", 1), ("straight", "import os", 0)]
 )

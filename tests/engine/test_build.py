@@ -191,7 +191,7 @@ def test_a_damaged_folder_is_a_checkpoint_fault(random_wan: Path, tmp_path: Path
     with pytest.raises(CheckpointFaultError) as caught:
         _build(folder)
     assert caught.value.code == code
-    assert str(folder) in caught.value.where
+    assert str(folder) in caught.value.place
 
 
 def _set(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Tensors], object]:
@@ -237,7 +237,7 @@ def test_a_wrong_tensor_is_a_checkpoint_fault(random_wan: Path, tmp_path: Path, 
     with pytest.raises(CheckpointFaultError) as caught:
         _build(folder)
     assert caught.value.code == code
-    assert str(folder) in caught.value.where
+    assert str(folder) in caught.value.place
 
 
 def test_an_export_with_dynamic_activations_needs_no_input_scale(random_wan: Path, tmp_path: Path) -> None:

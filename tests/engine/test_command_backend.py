@@ -102,7 +102,7 @@ def test_anything_else_is_an_error(run: Run, fault: str, kind: str, words: str) 
     with pytest.raises(InfraError) as caught:
         run(_case(fault))
     assert caught.value.kind == kind
-    assert words in caught.value.what
+    assert words in caught.value.message
 
 
 def test_a_crash_keeps_the_end_of_both_streams(run: Run) -> None:
@@ -118,7 +118,7 @@ def test_no_passed_value_is_in_the_words_of_a_crash(run: Run, monkeypatch: pytes
     monkeypatch.setenv("MY_TOKEN", secret)
     with pytest.raises(InfraError) as caught:
         run(_case("secret", pass_env=["MY_TOKEN"]))
-    for text in (caught.value.what, caught.value.output["stderr"]):
+    for text in (caught.value.message, caught.value.output["stderr"]):
         assert "s3cr3t" not in text
     assert "<MY_TOKEN>" in caught.value.output["stderr"]
 
@@ -198,7 +198,7 @@ def test_a_usage_that_is_none_is_an_error(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(InfraError, match="usage cannot be read") as caught:
         _usage(path, 2.5)
-    assert (caught.value.kind, caught.value.where) == ("protocol", str(path))
+    assert (caught.value.kind, caught.value.place) == ("protocol", str(path))
     assert "take {usage} out of `command`" in caught.value.remedy
     path.write_text('{"clock": "host", "total": 4.0, "ordinal": 9}')
     assert (_usage(path, 2.5).total, _usage(path, 2.5).ordinal) == (4.0, 1)
@@ -240,4 +240,4 @@ def test_a_command_that_cannot_work_is_refused_at_load(
     (tmp_path / "engine-x.log").touch()
     with pytest.raises(InvalidCaseError) as caught:
         run(_case(command=command))
-    assert words in caught.value.what
+    assert words in caught.value.message

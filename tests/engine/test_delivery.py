@@ -208,7 +208,7 @@ def test_anything_else_is_refused(tmp_path: Path, write: Callable[[Path], Any], 
     with pytest.raises(InfraError) as caught:
         read(tmp_path)
     assert caught.value.kind == "protocol"
-    assert words in caught.value.what
+    assert words in caught.value.message
 
 
 def test_two_files_of_one_kind_are_not_guessed_between(tmp_path: Path) -> None:

@@ -332,7 +332,7 @@ def test_a_missing_weight_is_a_checkpoint_fault_and_never_random(
     with pytest.raises(CheckpointFaultError, match=tensor) as caught:
         load(make_wan_case(), model=root)
     assert caught.value.code == "tensor_missing"
-    assert component in caught.value.where
+    assert component in caught.value.place
 
 
 @pytest.mark.parametrize("component", ["vae", "text_encoder", "transformer", "transformer_2"])
@@ -343,7 +343,7 @@ def test_a_missing_component_is_a_checkpoint_fault(
     shutil.rmtree(root / component)
     with pytest.raises(CheckpointFaultError) as caught:
         load(make_wan_case(), model=root)
-    assert component in caught.value.where
+    assert component in caught.value.place
 
 
 @pytest.mark.parametrize("role", ["transformer", "transformer_2"])
@@ -417,7 +417,7 @@ def test_a_broken_file_beside_the_weights_is_a_checkpoint_fault_that_names_it(
     (root / file).write_text(damage, encoding="utf-8")
     with pytest.raises(CheckpointFaultError) as caught:
         load(make_wan_case(), model=root)
-    assert caught.value.where == str(root / file)
+    assert caught.value.place == str(root / file)
 
 
 @pytest.mark.parametrize("component", ["scheduler", "tokenizer"])
@@ -428,7 +428,7 @@ def test_an_absent_component_without_weights_is_a_checkpoint_fault(
     shutil.rmtree(root / component)
     with pytest.raises(CheckpointFaultError) as caught:
         load(make_wan_case(), model=root)
-    assert component in caught.value.where
+    assert component in caught.value.place
 
 
 def test_a_library_that_is_not_installed_is_no_fault_of_the_checkpoint(
@@ -475,9 +475,9 @@ def test_a_checkpoint_cannot_choose_what_is_called(
     (copy / "safety" / "safety.py").write_text("raise SystemExit('it ran')")
     with pytest.raises(CheckpointFaultError) as refused:
         load(make_wan_case(), model=copy)
-    assert words in refused.value.what
+    assert words in refused.value.message
     assert refused.value.code == "unsupported_layout"
-    assert refused.value.where == str(copy / "model_index.json")
+    assert refused.value.place == str(copy / "model_index.json")
 
 
 def test_an_absent_component_is_no_component(load: Load, make_wan_case: Make, random_wan: Path, tmp_path: Path) -> None:

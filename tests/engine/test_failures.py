@@ -42,24 +42,24 @@ def test_torchs_real_out_of_memory_is_known() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        InvalidCaseError("what", where="here", remedy="do"),
-        CheckpointFaultError("what", where="here", remedy="do", code="scale_missing"),
-        InfraError("what", where="here", remedy="do", kind="disk"),
-        ClipError("what", where="here", remedy="do"),
+        InvalidCaseError("what", place="here", remedy="do"),
+        CheckpointFaultError("what", place="here", remedy="do", code="scale_missing"),
+        InfraError("what", place="here", remedy="do", kind="disk"),
+        ClipError("what", place="here", remedy="do"),
     ],
 )
 def test_our_own_errors_arrive_whole(error: QuantgateError) -> None:
-    arrived = rebuild(describe(error), where="case", remedy="read the log")
+    arrived = rebuild(describe(error), place="case", remedy="read the log")
     assert type(arrived) is type(error)
-    assert (arrived.what, arrived.where, arrived.remedy) == ("what", "here", "do")
+    assert (arrived.message, arrived.place, arrived.remedy) == ("what", "here", "do")
     assert getattr(arrived, "code", None) == getattr(error, "code", None)
     assert getattr(arrived, "kind", None) == getattr(error, "kind", None)
 
 
 def test_a_foreign_error_gets_the_case_and_the_log() -> None:
-    arrived = rebuild(describe(KeyError("x")), where="case", remedy="read the log")
+    arrived = rebuild(describe(KeyError("x")), place="case", remedy="read the log")
     assert isinstance(arrived, InfraError)
-    assert (arrived.what, arrived.where, arrived.remedy, arrived.kind) == (
+    assert (arrived.message, arrived.place, arrived.remedy, arrived.kind) == (
         "KeyError: 'x'",
         "case",
         "read the log",

@@ -77,7 +77,7 @@ def test_a_fault_is_typed_and_the_engine_is_dead(
     with pytest.raises(InfraError) as caught:
         owner.generate(make_case(fault), tmp_path)
     assert caught.value.kind == kind
-    assert words in caught.value.what
+    assert words in caught.value.message
     assert str(owner.log_path) in caught.value.remedy
     assert not owner.alive
     assert _session_members(leader) == []
@@ -343,7 +343,7 @@ def test_a_failed_load_is_typed(
         start_owner(make_case(env={"FAULT_AT_LOAD": fault}))
     if isinstance(caught.value, CheckpointFaultError):
         assert caught.value.code == "scale_missing"
-        assert caught.value.where == "transformer"
+        assert caught.value.place == "transformer"
 
 
 def test_a_backend_by_python_name_is_refused_from_a_case(make_case: Make, tmp_path: Path) -> None:

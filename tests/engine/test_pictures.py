@@ -92,7 +92,7 @@ def test_a_picture_that_goes_away_before_it_is_handed_over_is_named(tmp_path: Pa
     case = case_in(tmp_path)
     with pytest.raises(InvalidCaseError, match="cannot be read") as caught:
         hand_over(case, {"image": tmp_path / "absent.png"}, tmp_path / "work")
-    assert (caught.value.where, caught.value.remedy) == ("a", "correct the path, or restore it")
+    assert (caught.value.place, caught.value.remedy) == ("a", "correct the path, or restore it")
     hand_over(case, {}, tmp_path / "work")
     assert not (tmp_path / "work").exists()
 

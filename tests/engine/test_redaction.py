@@ -27,8 +27,8 @@ def test_everything_else_is_one(make_case: Any, value: str) -> None:
 
 def test_a_code_stays_what_it_is_and_a_secret_in_its_place_does_not() -> None:
     secrets = {"MODE": "missing", "KEY": "hunter2"}
-    said = {"type": "InfraError", "kind": "oom", "code": "scale_missing", "what": "missing hunter2", "where": ""}
-    assert redact_error(said, secrets) == {**said, "what": "<MODE> <KEY>"}
+    said = {"type": "InfraError", "kind": "oom", "code": "scale_missing", "message": "missing hunter2", "place": ""}
+    assert redact_error(said, secrets) == {**said, "message": "<MODE> <KEY>"}
     assert redact_error({"kind": "hunter2", "code": "hunter2"}, secrets) == {"kind": "<KEY>", "code": "<KEY>"}
 
 
@@ -41,7 +41,7 @@ def test_every_type_kind_and_code_of_an_error_survives() -> None:
 
 @given(st.text(min_size=6).filter(worth_hiding), st.text(max_size=8), st.text(max_size=8))
 def test_no_secret_is_left_in_the_text_of_an_error(value: str, before: str, after: str) -> None:
-    described = failures.describe(InfraError(before + value + after, where=value, remedy=value, kind="crash"))
+    described = failures.describe(InfraError(before + value + after, place=value, remedy=value, kind="crash"))
     cleaned = redact_error(described, {"": value})
-    assert all(value not in str(cleaned[key]).replace("<>", "") for key in ("where", "remedy"))
-    assert str(cleaned["what"]) == (before + value + after).replace(value, "<>")
+    assert all(value not in str(cleaned[key]).replace("<>", "") for key in ("place", "remedy"))
+    assert str(cleaned["message"]) == (before + value + after).replace(value, "<>")

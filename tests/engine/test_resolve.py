@@ -43,14 +43,14 @@ def test_a_folder_elsewhere_on_the_disk_in_full_by_home_and_through_a_link(
 
 def test_an_absent_folder_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(InvalidCaseError) as caught:
-        resolve_checkpoint(CheckpointRef(path="./weights", made_by="python -m make"), tmp_path, where="case")
+        resolve_checkpoint(CheckpointRef(path="./weights", made_by="python -m make"), tmp_path, place="case")
     assert caught.value.remedy == "python -m make"
 
 
 def test_a_misspelt_folder_is_no_infra_and_the_near_one_is_named(tmp_path: Path) -> None:
     (tmp_path / "tiny" / "weights").mkdir(parents=True)
     with pytest.raises(InvalidCaseError, match=r"there is no folder \./tiny/wieghts; did you mean \./tiny/weights\?"):
-        resolve_checkpoint(CheckpointRef(path="./tiny/wieghts"), tmp_path, where="case")
+        resolve_checkpoint(CheckpointRef(path="./tiny/wieghts"), tmp_path, place="case")
     with pytest.raises(InvalidCaseError, match=r"there is no folder \./nothing\n"):
         resolve_checkpoint(CheckpointRef(path="./nothing"), tmp_path)
 

@@ -209,7 +209,7 @@ def test_a_checkpoint_that_the_runtime_refuses_is_looked_at_by_its_case(loaded: 
 def test_a_vae_without_a_configuration_is_a_fault_of_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointFaultError, match="cannot be read") as error:
         _vae_numbers(tmp_path)
-    assert error.value.where == str(tmp_path / "vae" / "config.json")
+    assert error.value.place == str(tmp_path / "vae" / "config.json")
     assert error.value.remedy == f"quantgate inspect {tmp_path}"
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "config.json").write_text("[48]")

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.corpus.written import wan_name
+from benchmarks.pages.formats import PAGE, page
 from harness.formats.decode import decode_e8m0, decode_gguf, decode_mx4, decode_mx8, decode_nf4
 from harness.formats.errors import HeaderError
 from harness.formats.file_types import sniff
 from harness.formats.gguf_header import read_gguf_header
 from harness.formats.names import mixed_prefixes, translate
-from harness.formats.page import PAGE, page
 from harness.formats.registry import built_in_formats
 
 TINY = Path(__file__).parents[2] / "tiny" / "weights"
@@ -131,7 +131,7 @@ def test_a_safetensors_header_is_nothing_else() -> None:
 
 def test_the_page_is_current_and_names_every_format() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert text == page(), "python -m harness.formats.page"
+    assert text == page(), "python -m benchmarks.pages.formats"
     assert all(item.title in text for item in built_in_formats().values())
 
 

@@ -117,7 +117,7 @@ def test_a_checkpoint_that_is_stored_otherwise_agrees_with_its_lock(
     save_file(load_file(path), path, metadata={"format": "pt", "note": "written again"})
     assert lock_command(cases, file, check=True) == 0
     old = CheckpointLock.read(file).model_dump()
-    for roles in old["cases"].values():  # a lock of an older version knows files only
+    for roles in old["cases"].values():  # a lock that was made without the files on this machine
         for role in roles.values():
             del role["contents"]
     file.write_text(json.dumps(old), encoding="utf-8")

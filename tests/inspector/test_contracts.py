@@ -50,7 +50,7 @@ def test_a_malformed_contract_of_a_project_says_what_where_and_what_next(tmp_pat
     file.write_text("runtime: 3\n", encoding="utf-8")
     with pytest.raises(ContractError, match="malformed") as error:
         load_contract("ours==1.0", tmp_path)
-    assert error.value.where == str(file)
+    assert error.value.place == str(file)
     assert "quantgate learn" in error.value.remedy
 
 

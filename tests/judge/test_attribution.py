@@ -62,7 +62,7 @@ PATTERN = tuple(f"transformer/blocks.{block}.attn1.to_k" for block in range(1, 5
 
 
 @pytest.mark.parametrize(
-    ("names", "where"),
+    ("names", "place"),
     [
         ((A,), A),
         ((A, B), "transformer/blocks.1"),
@@ -71,7 +71,7 @@ PATTERN = tuple(f"transformer/blocks.{block}.attn1.to_k" for block in range(1, 5
         ((LOW,), LOW),
     ],
 )
-def test_a_misreading_is_named_with_its_scope(record: Any, names: tuple[str, ...], where: str) -> None:
+def test_a_misreading_is_named_with_its_scope(record: Any, names: tuple[str, ...], place: str) -> None:
     given = record(finding("probe", "module_off", modules=list(names)))
     wanted = next_experiments(given, ())
     assert [f"{one.expert}/{one.module}" for one in wanted] == list(names)
@@ -79,7 +79,7 @@ def test_a_misreading_is_named_with_its_scope(record: Any, names: tuple[str, ...
     assert next_experiments(given, results) == ()
     found = attribute(given, results).cause
     assert found is not None
-    assert (found.code, found.where) == ("nibble_order", where)
+    assert (found.code, found.place) == ("nibble_order", place)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_two_misreadings_are_two_causes(record: Any) -> None:
     given = record(finding("probe", "module_off", modules=[A, LOW]))
     found = attribute(given, [read(A, *SWAPPED), read(LOW, ("scale_swizzled", 0.003, 1.0))])
     assert found.cause is not None
-    assert {(one.code, one.where) for one in (found.cause, *found.also)} == {("nibble_order", A), ("scale_layout", LOW)}
+    assert {(one.code, one.place) for one in (found.cause, *found.also)} == {("nibble_order", A), ("scale_layout", LOW)}
 
 
 def test_of_many_modules_some_are_read(record: Any) -> None:
@@ -213,7 +213,7 @@ def test_experts_that_are_right_alone_and_wrong_after_a_step_keep_something(reco
     found = attribute(record(failed, diverged, generation=generation), results).cause
     assert found is not None
     assert found.code == "kept_between_calls"
-    assert "step 1" in found.where
+    assert "step 1" in found.place
     assert attribute(record(failed, diverged, generation=generation), ()).cause is None, "it may be noise"
     off = finding("probe", "velocity_above_limit")
     assert attribute(record(failed, off, diverged, generation=generation), results).cause is None
@@ -275,7 +275,7 @@ def test_the_goldens_latents_separate_the_vae_from_the_denoiser(
     record: Any, alone: float, blamed: bool, cleared: bool
 ) -> None:
     found = attribute(record(finding("frames", "ssim_below_limit")), [decoded(alone)])
-    assert (found.cause is not None and (found.cause.code, found.cause.where) == ("decode", "vae")) == blamed
+    assert (found.cause is not None and (found.cause.code, found.cause.place) == ("decode", "vae")) == blamed
     assert any("the VAE" in text for text in found.ruled_out) == cleared
 
 
@@ -286,7 +286,7 @@ def test_weights_in_memory_come_before_what_follows_from_them(record: Any) -> No
     )
     found = attribute(given, [])
     assert found.cause is not None
-    assert (found.cause.code, found.cause.where) == ("held_weights_differ", "vae/decoder.conv_in.weight")
+    assert (found.cause.code, found.cause.place) == ("held_weights_differ", "vae/decoder.conv_in.weight")
     assert [cause.code for cause in found.also] == ["vae_alone"]
 
 
@@ -320,7 +320,7 @@ def test_a_module_that_was_read_otherwise_is_named_before_the_tensors_in_memory(
     assert [cause.code for cause in (found.cause, *found.also)] == codes
     if len(codes) > 1:
         held = next(cause for cause in (found.cause, *found.also) if cause.code == "held_weights_differ")
-        assert held.where == "transformer/proj_out.bias"
+        assert held.place == "transformer/proj_out.bias"
 
 
 def test_probes_and_trace_name_the_same_weights_once(record: Any) -> None:
@@ -344,7 +344,7 @@ def test_an_activation_is_named_where_it_is_off(record: Any) -> None:
     names = [f"transformer/blocks.{block}.ffn.net.0" for block in range(4)]
     found = attribute(record(finding("probe", "activation_off", modules=names)), [])
     assert found.cause is not None
-    assert (found.cause.code, found.cause.where) == ("activation", "transformer/blocks.*.ffn.net.0")
+    assert (found.cause.code, found.cause.place) == ("activation", "transformer/blocks.*.ffn.net.0")
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class LaneSession:
         try:
             generation = engine.generate(told, folder)
         except InfraError as error:
-            verdict = Verdict(outcome=Outcome.INFRA, cause=error.kind, summary=error.what)
+            verdict = Verdict(outcome=Outcome.INFRA, cause=error.kind, summary=error.message)
         assert engine.start_record is not None
         proof = evidence_of_a_pass() if verdict.outcome is Outcome.PASS else {}
         return CaseRecord(
@@ -90,7 +90,7 @@ class LaneSession:
             plan=self.context.plan,
             case=case.id,
             node=node,
-            source=located.where,
+            source=located.place,
             runner=self.context.runner.name,
             started=datetime.now(UTC).isoformat(timespec="microseconds"),
             attempt=attempt,

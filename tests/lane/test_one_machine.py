@@ -74,11 +74,11 @@ def test_nothing_of_the_last_job_meets_the_next(machine: dict[str, str], tmp_pat
         assert not path.is_file() or "the-token" not in path.read_text()
 
 
-@pytest.mark.parametrize("what", ["broken", "config", "token"])
-def test_a_machine_that_cannot_register_takes_no_job(machine: dict[str, str], tmp_path: Path, what: str) -> None:
-    if what == "broken":
+@pytest.mark.parametrize("message", ["broken", "config", "token"])
+def test_a_machine_that_cannot_register_takes_no_job(machine: dict[str, str], tmp_path: Path, message: str) -> None:
+    if message == "broken":
         (tmp_path / "broken").touch()
-    elif what == "config":
+    elif message == "config":
         (tmp_path / "etc/config").write_text("ORGANIZATION=acme\n")
     else:
         (tmp_path / "etc/token").unlink()

@@ -497,7 +497,7 @@ def test_a_lane_that_no_restricted_group_would_take_is_named_with_a_command_that
     nightly = tmp_path / ".github/workflows/nightly.yml"  # quotation marks hide nothing
     nightly.write_text(re.sub(r"uses: (\./\S+lane.yml).*", r'uses:  "\1"', nightly.read_text()))
     checks = list(check_callers(tmp_path, "acme/gate"))
-    assert {Path(check.found.partition(":")[0]).name for check in checks} == {"b200.yml", "nightly.yml"}
+    assert {Path(check.actual.partition(":")[0]).name for check in checks} == {"b200.yml", "nightly.yml"}
     for check in checks:
         subprocess.run(["bash", "-c", check.remedy], cwd=tmp_path, check=True)
     assert list(check_callers(tmp_path, "acme/gate")) == []
@@ -511,6 +511,6 @@ def test_the_home_of_a_self_hosted_runner_is_clean_or_named(tmp_path: Path) -> N
     (tmp_path / ".gitconfig").touch()
     (tmp_path / ".config/pip").mkdir(parents=True)
     checks = list(check_home(environ))
-    assert [(check.state, Path(check.found).name) for check in checks] == [("unfit", ".gitconfig"), ("unfit", "pip")]
+    assert [(check.state, Path(check.actual).name) for check in checks] == [("unfit", ".gitconfig"), ("unfit", "pip")]
     assert "hooks" in checks[0].message
     assert list(check_home({**environ, "RUNNER_ENVIRONMENT": "github-hosted"})) == []

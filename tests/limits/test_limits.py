@@ -74,8 +74,8 @@ def test_a_wrong_file_is_an_error_with_a_pointer(tmp_path, change, said):
     put(tmp_path, data)
     with pytest.raises(InvalidCaseError) as caught:
         load_limits(tmp_path, "cpu", "one")
-    assert said in caught.value.what
-    assert caught.value.where.endswith("cpu/one.json")
+    assert said in caught.value.message
+    assert caught.value.place.endswith("cpu/one.json")
 
 
 def test_half_a_file_is_an_error(tmp_path):
@@ -97,7 +97,7 @@ def test_a_file_without_a_seal_is_refused_and_can_be_read_to_be_placed_again(tmp
     with pytest.raises(EditedLimitsError, match="carries no seal") as refused:
         load_limits(tmp_path, "cpu", "one")
     assert "quantgate regenerate --from-samples --case one --runner cpu" in refused.value.remedy
-    assert pickle.loads(pickle.dumps(refused.value)).what == refused.value.what  # noqa: S301 - it crosses processes
+    assert pickle.loads(pickle.dumps(refused.value)).message == refused.value.message  # noqa: S301 - it crosses processes
     assert load_limits(tmp_path, "cpu", "one", allow_edited=True) == LimitFile.model_validate(measured())
 
 
@@ -149,8 +149,8 @@ def test_a_limit_that_was_loosened_by_hand_is_named_with_what_its_samples_give(t
     path.write_text(json.dumps(body))
     with pytest.raises(EditedLimitsError, match="its seal does not fit") as refused:
         load_explained(tmp_path, "cpu", "nvfp4")
-    assert f"ssim 0.2 (higher is better), and its samples give {right:.4g}" in refused.value.what
-    assert "mad" in refused.value.what
+    assert f"ssim 0.2 (higher is better), and its samples give {right:.4g}" in refused.value.message
+    assert "mad" in refused.value.message
     again = placed_again(refused.value.limits, "me", "by the samples")
     assert again.get("ssim").limit == right
     again.write(path)

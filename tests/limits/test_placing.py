@@ -101,12 +101,6 @@ def test_the_promise_is_the_cases() -> None:
     assert all("99.00% of healthy runs" in promise(limit) for limit in limits)
 
 
-def test_files_from_before_the_promise_was_a_cases_still_read() -> None:
-    limit = place_between(metric(), SIX, RULE)
-    old = {name: value for name, value in limit.parameters.items() if name not in ("share", "metrics")}
-    assert promise(limit.model_copy(update={"parameters": old})) == promise(limit)
-
-
 def test_overlapping_sides_do_not_gate_and_say_what_is_not_seen() -> None:
     limit = place_between(metric(), [*SIX, *faulty("gain", (0.5, 0.1), (1.0, 1.2)), *faulty("swap", (1.0, 0.8))], RULE)
     assert (limit.gates, limit.limit) == (False, None)

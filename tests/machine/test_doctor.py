@@ -157,7 +157,7 @@ def test_what_is_unfit(changes: dict[str, Any], name: str, said: str) -> None:
     with pytest.raises(InfraError) as refused:
         require_fit(found)
     assert refused.value.kind == "device"
-    assert said in refused.value.what
+    assert said in refused.value.message
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_xids_of_this_gpu_since_boot() -> None:
     )
     found = the(look(FakeNvml(), log), "xid")
     assert found.state == "warning"
-    assert found.found == "79 (GPU has fallen off the bus)"
+    assert found.actual == "79 (GPU has fallen off the bus)"
     assert the(look(FakeNvml(), log[1:]), "xid").state == "fit"
     assert the(look(FakeNvml(), None), "xid").state == "unknown"
     assert [xid.code for xid in parse_xids(log)] == [79, 31, 95]
@@ -266,7 +266,7 @@ def test_offline_every_pinned_revision_must_be_in_the_cache(tmp_path: Path) -> N
     environ = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     host = Host(machine=lambda: "x86_64", environ=environ)
     found = examine(RUNNERS["cpu"], ROOT, checkpoints=(there, absent, open_, local), host=host)
-    cache = [(check.state, check.wanted or check.found) for check in found.checks if check.name == "model_cache"]
+    cache = [(check.state, check.wanted or check.actual) for check in found.checks if check.name == "model_cache"]
     assert cache == [("unfit", f"owner/absent@{revision[:12]}"), ("fit", f"owner/there@{revision[:12]}")]
     assert f"hf download owner/absent --revision {revision}" in "\n".join(found.lines())
     online = Host(machine=lambda: "x86_64", environ={"HF_HOME": str(tmp_path)})

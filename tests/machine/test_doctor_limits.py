@@ -49,7 +49,7 @@ def test_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: float, stat
     monkeypatch.setattr("harness.machine.doctor.shutil.disk_usage", lambda _path: usage)
     checks = list(check_disk(tmp_path, {}))
     assert [check.state for check in checks] == [state, state]
-    assert all(f"{int(free * GIB) / GIB:.1f} GiB free" in check.found for check in checks)
+    assert all(f"{int(free * GIB) / GIB:.1f} GiB free" in check.actual for check in checks)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_a_variable_that_env_sets_needs_no_caller(tmp_path: Path) -> None:
 def test_a_machine_without_a_folder_that_a_case_needs_is_not_fit(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     refs = [CheckpointRef(path="./there"), CheckpointRef(path="./absent", made_by="make it")]
-    states = {check.wanted or check.found: (check.state, check.remedy) for check in check_folders(refs, tmp_path)}
+    states = {check.wanted or check.actual: (check.state, check.remedy) for check in check_folders(refs, tmp_path)}
     assert states == {"./there": ("fit", ""), "./absent": ("unfit", "make it")}
 
 

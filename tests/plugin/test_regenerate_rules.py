@@ -49,7 +49,7 @@ def test_controls_are_injected_and_a_backend_that_cannot_be_disturbed_says_so(me
     file = limits(measured)
     found = {control.fault: control for control in file.controls}
     assert found["less_contrast"].strength_95 is not None
-    assert set(found["one_bad_frame"].found) == {"0.1", "0.25", "0.5", "1"}
+    assert set(found["one_bad_frame"].detected) == {"0.1", "0.25", "0.5", "1"}
     assert "flicker" in found["flicker"].metrics
     assert any("distinct healthy runs are known" in note for note in file.notes)
     assert all(sample.drawn == sample.run.startswith("rounding") for limit in file.limits for sample in limit.samples

@@ -82,20 +82,20 @@ def test_files_that_change_between_inspection_and_load_are_infra(project: Any, s
 @pytest.mark.parametrize(
     ("error", "kind"), [(OSError(28, "No space left on device"), "disk"), (ValueError("odd\nlines"), "crash")]
 )
-@pytest.mark.parametrize("where", ["find_golden", "look_at_frames", "judge", "leave_candidate"])
+@pytest.mark.parametrize("place", ["find_golden", "look_at_frames", "judge", "leave_candidate"])
 def test_what_nobody_foresaw_is_infra_with_a_record_and_replaces_the_old_one(
-    session: Session, one: Located, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception, kind: str
+    session: Session, one: Located, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception, kind: str
 ) -> None:
     assert run(session, one).verdict.outcome is Outcome.GOLDEN_MISSING
     fails = iter([error])
-    real = getattr(conductor, where)
+    real = getattr(conductor, place)
 
     def broken(*arguments: Any, **named: Any) -> Any:
         for raised in fails:
             raise raised
         return real(*arguments, **named)
 
-    monkeypatch.setattr(conductor, where, broken)
+    monkeypatch.setattr(conductor, place, broken)
     record = run(session, one)
     assert (record.verdict.outcome, record.verdict.cause) == (Outcome.INFRA, kind)
     assert f"{type(error).__name__}: " in record.verdict.summary

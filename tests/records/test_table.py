@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.pages.verdicts import PAGE, table, written
 from harness.outcomes import RULES, SEVERITY, Outcome
-from harness.records.table import PAGE, table, written
 from harness.records.verdict import worst
 
 
 def test_the_page_is_current() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert written(page) == page, "run python -m harness.records.table"
+    assert written(page) == page, "run python -m benchmarks.pages.verdicts"
 
 
 def test_a_page_without_marks_is_refused() -> None:

@@ -52,10 +52,10 @@ def test_curves_show_every_frame_and_mark_the_worst(make: ModuleType) -> None:
 def test_focus_and_key_frames_follow_the_worst_limit(make: ModuleType) -> None:
     golden = make.drawn_clip()
     found = make.measured_record("x", golden, make.broken_clip(golden))
-    where = focus(found)
-    assert where is not None
-    assert where.frame == 8
-    assert "above its limit" in where.why
+    place = focus(found)
+    assert place is not None
+    assert place.frame == 8
+    assert "above its limit" in place.why
     assert key_frames(found, 9)[0] == 8
     assert set(key_frames(found, 9)) >= {0, 4, 8}
     assert focus(make.record("y")) is None

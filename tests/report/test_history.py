@@ -248,7 +248,7 @@ def test_a_history_whose_pages_are_damaged_is_one_sentence_and_kept(make: Module
     path.write_bytes(damaged)
     with pytest.raises(ReportError, match="damaged") as refused, open_history(path) as history:
         history.points()
-    assert (refused.value.exit_code, refused.value.where) == (18, str(path))
+    assert (refused.value.exit_code, refused.value.place) == (18, str(path))
     assert refused.value.remedy.startswith(f"mv {path}")
     assert path.read_bytes()[100:] == damaged[100:]  # but for the header, which counts changes
 
@@ -303,5 +303,5 @@ def test_names_out_of_a_damaged_history_are_not_quoted(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as raw, pytest.raises(sqlite3.DatabaseError) as refused:
         raw.execute("SELECT * FROM records").fetchall()
     assert "autoindex" in str(refused.value), "sqlite quotes it"
-    what = history_error(refused.value, path).what
-    assert what == "this is not a history, or a damaged one (SQLITE_CORRUPT)"
+    message = history_error(refused.value, path).message
+    assert message == "this is not a history, or a damaged one (SQLITE_CORRUPT)"

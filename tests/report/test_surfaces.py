@@ -1,4 +1,4 @@
-"""JUnit, Markdown and JSON from the same records, read back by other people's libraries."""
+"""Markdown and JSON from the same records, read back by other people's libraries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from types import ModuleType
 from xml.etree import ElementTree as ET
 
 import pytest
-import xmlschema
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -17,12 +16,8 @@ from harness.cli.report import Format, report
 from harness.outcomes import RULES, Outcome
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import Verdict
-from harness.report.junit import junit_xml
 from harness.report.load import load_run
 from harness.report.markdown import COMMENT_CHARACTERS, code, comment, fenced, job_summary, neutral
-
-SCHEMA = Path(__file__).parent / "data" / "junit-10.xsd"
-"""The schema of Jenkins' xunit plugin (MIT), as pytest's own tests carry it."""
 
 
 def parse(text: str) -> ET.Element:
@@ -37,47 +32,6 @@ def hostile_run(make: ModuleType, folder: Path) -> Path:
     found = make.record("case", verdict=verdict, log_tail=(text, "\x00\x08]]>"), changes=(change,), runner=text)
     make.write_case(folder, found)
     return folder
-
-
-def test_junit_is_valid_and_counts_what_ended_how(sample: Path) -> None:
-    text = junit_xml(load_run(sample))
-    xmlschema.XMLSchema(SCHEMA).validate(text)
-    suite = parse(text).find("testsuite")
-    assert suite is not None
-    assert {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")} == {
-        "tests": "7", "failures": "3", "errors": "1", "skipped": "0",
-    }  # fmt: skip
-    case = next(case for case in suite.iter("testcase") if case.get("name") == "broken")
-    failure = case.find("failure")
-    assert failure is not None
-    assert failure.get("type") == "regression"
-    assert "next: pytest cases/tiny.yaml::broken --runner cpu" in (failure.text or "")
-    assert {p.get("name") for p in suite.iter("property")} >= {"run", "device", "torch"}
-
-
-@pytest.mark.parametrize("outcome", list(Outcome))
-def test_junit_tells_every_outcome_as_its_rule_says(make: ModuleType, tmp_path: Path, outcome: Outcome) -> None:
-    make.write_case(tmp_path, make.record("one", outcome))
-    text = junit_xml(load_run(tmp_path))
-    xmlschema.XMLSchema(SCHEMA).validate(text)
-    case = parse(text).find(".//testcase")
-    assert case is not None
-    kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-    assert kinds == ([] if RULES[outcome].junit == "passed" else [RULES[outcome].junit])
-
-
-def test_junit_of_hostile_text_and_of_a_damaged_record_is_valid(make: ModuleType, tmp_path: Path) -> None:
-    hostile_run(make, tmp_path)
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "record.json").write_text("{")
-    text = junit_xml(load_run(tmp_path))
-    xmlschema.XMLSchema(SCHEMA).validate(text)
-    assert len(parse(text).findall(".//error")) == 1
-
-
-def test_junit_of_a_record_whose_time_is_no_time_is_valid(make: ModuleType, tmp_path: Path) -> None:
-    make.write_case(tmp_path, make.record("case", started="\x1b[31mred \x00"))
-    xmlschema.XMLSchema(SCHEMA).validate(junit_xml(load_run(tmp_path)))
 
 
 def rendered(markdown: str) -> ET.Element:
@@ -164,6 +118,6 @@ def test_json_carries_every_record(sample: Path) -> None:
 
 
 def test_a_text_is_written_where_it_is_asked_for(sample: Path, tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "junit.xml"
-    assert report(sample, Format.JUNIT, out) == str(out)
-    assert out.read_text(encoding="utf-8") == report(sample, Format.JUNIT)
+    out = tmp_path / "deep" / "run.json"
+    assert report(sample, Format.JSON, out) == str(out)
+    assert out.read_text(encoding="utf-8") == report(sample, Format.JSON)

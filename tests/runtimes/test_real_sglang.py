@@ -39,7 +39,7 @@ def _python(runtime: str) -> str:
     except InfraError as error:
         if os.environ.get("QUANTGATE_REQUIRE_RUNTIMES"):
             raise
-        pytest.skip(f"{error.what}: make test-sglang")
+        pytest.skip(f"{error.message}: make test-sglang")
 
 
 @pytest.fixture(scope="module")

@@ -76,14 +76,6 @@ def golden_of(identity: Identity, contents: WeightContents | None, folder: Path)
     return Golden(manifest, manifest.digest(), "r", str(folder), fetch=lambda part, _again: folder / part.path)
 
 
-def old_style(identity: Identity) -> Identity:
-    """The identity as older versions wrote it: the sha256 of each file among the weights."""
-    files = {name.removeprefix("file."): value for name, value in identity.subject.items() if name.startswith("file.")}
-    rest = {name: value for name, value in identity.weights.items() if name.startswith("quantization.")}
-    subject = {name: value for name, value in identity.subject.items() if not name.startswith("file.")}
-    return identity.model_copy(update={"weights": {**files, **rest}, "subject": subject})
-
-
 def lose_scales(root: Path) -> None:
     path = root / "weights" / ENCODER
     held = load_file(path)
@@ -152,39 +144,6 @@ def test_changed_tensors_are_named_by_component(root: Path, tmp_path: Path) -> N
     (change,) = contents.changes(golden, again)
     assert change.component == "text_encoder"
     assert "shared.weight" in change.changed or len(change.changed) > 10
-
-
-def test_an_older_golden_of_the_same_files_is_the_same(root: Path, read: list[str], tmp_path: Path) -> None:
-    first, _ = look(root)
-    golden = golden_of(old_style(first), None, tmp_path)
-    shutil.rmtree(root / "cache" / "tensors")
-    read.clear()
-    again, contents = look(root, (golden.manifest.identity,))
-    assert select([golden], again).kind is MatchKind.EXACT
-    assert again.digest() == golden.manifest.identity.digest()
-    assert read == []
-    # a run that did not know of that golden is the same too
-    assert select([golden], first).kind is MatchKind.EXACT
-    assert contents.changes(golden, again) == ()
-
-
-def test_an_older_golden_of_other_files_differs_by_file(root: Path, tmp_path: Path) -> None:
-    first, _ = look(root)
-    golden = golden_of(old_style(first), None, tmp_path)
-    reformat(root)
-    again, contents = look(root, (golden.manifest.identity,))
-    match = select([golden], again)
-    assert [change.field for change in match.of("weights")] == [ENCODER, "vae/config.json"]
-    assert [str(change) for change in contents.changes(golden, again)] == [
-        f"text_encoder: {ENCODER} changed",
-        "vae: vae/config.json changed",
-    ]
-
-
-def test_a_golden_that_knows_contents_comes_before_one_that_knows_files(root: Path) -> None:
-    first, _ = look(root)
-    again, _ = look(root, (old_style(first), first))
-    assert again.weights == first.weights
 
 
 @pytest.mark.parametrize(("globs", "kind"), [((), MatchKind.WEIGHTS), (("NCCL_*",), MatchKind.EXACT)])

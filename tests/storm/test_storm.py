@@ -29,7 +29,7 @@ def failures(kind: str, count: int) -> list[str]:
 
 def test_a_reader_that_breaks_a_promise_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(_folder: Path, path: Path) -> None:
-        raise InvalidCaseError("no", where=str(path))
+        raise InvalidCaseError("no", place=str(path))
 
     def quotes(_folder: Path, path: Path) -> None:
         raise InvalidCaseError(f"holds {NEEDLE}")
@@ -132,7 +132,7 @@ def test_nothing_fails_in_a_storm(kind: str, count: int, capsys: pytest.CaptureF
 def test_every_reader_and_every_writer_is_attacked() -> None:
     def drawn(kind: str, count: int) -> set[str]:
         attack = storm.KINDS[kind][0]
-        return {run_trial(kind, attack, 3, n).what.partition(":")[0] for n in range(count)}
+        return {run_trial(kind, attack, 3, n).message.partition(":")[0] for n in range(count)}
 
     assert drawn("inputs", 600) == {reader.name for reader in inputs.READERS}
     assert drawn("kills", 120) == {writer.name for writer in kills.WRITERS}

@@ -91,7 +91,7 @@ class FaultBackend:
         fault = case.env.get("FAULT_AT_LOAD")
         if fault == "checkpoint":
             raise CheckpointFaultError(
-                "no weight_scale", where="transformer", remedy="export again", code="scale_missing"
+                "no weight_scale", place="transformer", remedy="export again", code="scale_missing"
             )
         if fault == "exit":
             os._exit(3)

@@ -296,7 +296,7 @@ def measured_record(case: str, golden: Bytes, candidate: Bytes, /, **changes: An
                 Finding(stage="frames", code=f"{check.metric}_limit", gating=True, message=f"{check.metric} is outside")
                 for check in failed
             ),
-            next_command="quantgate report runs/20260102-030405-abcd" if failed else "",
+            next_command=f"pytest cases/tiny.yaml::{case} --runner cpu" if failed else "",
         ),
         "fingerprint": Fingerprint(
             runner="cpu",

@@ -61,5 +61,5 @@ def test_a_file_that_was_damaged_during_the_trial_is_one_sentence(tmp_path: Path
     file.write_bytes(content)
     with pytest.raises(InvalidCaseError, match=message) as error:
         patch(file, "one", {"model": {"path": "./b"}}, tmp_path)
-    assert "x.yaml" in error.value.where
+    assert "x.yaml" in error.value.place
     assert file.read_bytes() == content

@@ -82,7 +82,7 @@ def noisy_runs(
             try:
                 run = _disturbed(engine, case, root / f"{name}-{seed}", noise)
             except InvalidCaseError as error:
-                say(f"{case.id}: no disturbed runs, repeats instead: {error.what}")
+                say(f"{case.id}: no disturbed runs, repeats instead: {error.message}")
                 return _repeats(engine, case, root, count, say)
             runs.append(Run(f"{name}-{seed}", run))
             say(f"{case.id}: {name}-{seed}")
@@ -156,7 +156,7 @@ def broken_runs(
                         if getattr(error, "code", "") != "nothing_to_break":
                             refused = isinstance(error, CheckpointFaultError)
                             why = "needs no limit, it does not load" if refused else "could not be run and is left out"
-                            say(f"{case.id}: {label} {why}: {error.what}")
+                            say(f"{case.id}: {label} {why}: {error.message}")
                         continue
                     finally:
                         shutil.rmtree(copy, ignore_errors=True)

@@ -123,7 +123,7 @@ def inject(
             fault.change(tensors, module)
             broken.append(f"{folder}/{module}" if folder else module)
     if not broken:
-        raise CheckpointFaultError(f"has no Linear for {fault.name}", where=str(source), code="nothing_to_break")
+        raise CheckpointFaultError(f"has no Linear for {fault.name}", place=str(source), code="nothing_to_break")
     return tuple(broken)
 
 

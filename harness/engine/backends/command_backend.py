@@ -80,10 +80,10 @@ class CommandBackend:
         """
         if not case.command:
             raise InvalidCaseError(
-                "the backend `command` needs `command`", where=case.id, remedy="add `command: [...]`"
+                "the backend `command` needs `command`", place=case.id, remedy="add `command: [...]`"
             )
         for _, wrong in check_command(case.command):
-            raise InvalidCaseError(wrong, where=case.id, remedy="correct `command` in the case file")
+            raise InvalidCaseError(wrong, place=case.id, remedy="correct `command` in the case file")
         self._find(case)
         self._paths, self._device = dict(paths), device
         emit({"stage": "load", "step": 1, "steps": 1})
@@ -92,17 +92,17 @@ class CommandBackend:
         name = filled(case.command[0], {ROOT: str(self._root)})
         if os.sep not in name:
             if shutil.which(name) is None:
-                raise InvalidCaseError(f"there is no program {name!r} on PATH", where=case.id, remedy="install it")
+                raise InvalidCaseError(f"there is no program {name!r} on PATH", place=case.id, remedy="install it")
             return
         path = self._root / name
         if not path.is_file():
             raise InvalidCaseError(
                 f"there is no program {name}, seen from the repository's root {self._root}",
-                where=case.id,
+                place=case.id,
                 remedy="correct the path in `command`: it is relative to the root, or begins with {root} or {case_dir}",
             )
         if not os.access(path, os.X_OK):
-            raise InvalidCaseError(f"{name} is not executable", where=case.id, remedy=f"chmod +x {name}")
+            raise InvalidCaseError(f"{name} is not executable", place=case.id, remedy=f"chmod +x {name}")
 
     def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
         """Run the program and read its frames.
@@ -178,7 +178,7 @@ class CommandBackend:
     def _disturbed(self, params: dict[str, Json], emit: Emit) -> Json:
         case, out_dir, noise = Case.model_validate(params["case"]), Path(str(params["out_dir"])), params["noise"]
         if not any(DISTURB in part for part in case.command):
-            raise InvalidCaseError(f"the program takes no {DISTURB}", where=case.id, remedy=f"hand it {DISTURB}")
+            raise InvalidCaseError(f"the program takes no {DISTURB}", place=case.id, remedy=f"hand it {DISTURB}")
         out_dir.mkdir(parents=True, exist_ok=True)
         return self._generate(case, out_dir, emit, noise).model_dump(mode="json")
 
@@ -211,7 +211,7 @@ def _run(arguments: list[str], root: Path, case: Case) -> None:
     except OSError as error:
         raise InfraError(
             f"{name} cannot be started: {error.strerror}",
-            where=case.id,
+            place=case.id,
             remedy="begin `command` with a program for this machine, or with the interpreter of a script",
             kind="crash",
         ) from error
@@ -231,7 +231,7 @@ def _run(arguments: list[str], root: Path, case: Case) -> None:
     last = output[stream].splitlines()[-1].strip()[:_SENTENCE] if output else ""
     ending = f"; its {stream} ends: {last}" if last else "; it wrote nothing"
     kind = kind_of(RuntimeError(output.get("stderr", "")))
-    raise InfraError(f"{name} ended with {describe_exit(code)}{ending}", where=case.id, kind=kind, output=output)
+    raise InfraError(f"{name} ended with {describe_exit(code)}{ending}", place=case.id, kind=kind, output=output)
 
 
 class _Tail(threading.Thread):
@@ -293,7 +293,7 @@ def _unreadable(record: type[Record], placeholder: str, path: Path, error: Excep
     name = record.__name__
     return InfraError(
         f"the program's {name.lower()} cannot be read: {error}",
-        where=str(path),
+        place=str(path),
         remedy=f"let it write the JSON of {record.__module__}.{name}, or take {placeholder} out of `command`",
         kind="protocol",
     )

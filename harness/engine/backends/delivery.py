@@ -250,5 +250,5 @@ def stats_of(video: npt.NDArray[np.floating[Any]]) -> FloatStats:
     )
 
 
-def _refused(message: str, where: Path, *, remedy: str = FORMS) -> InfraError:
-    return InfraError(message, where=str(where), remedy=remedy, kind="protocol")
+def _refused(message: str, place: Path, *, remedy: str = FORMS) -> InfraError:
+    return InfraError(message, place=str(place), remedy=remedy, kind="protocol")

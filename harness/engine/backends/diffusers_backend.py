@@ -187,7 +187,6 @@ class DiffusersBackend:
             self._choose_pipeline(case, with_image=bool(images))
         self._pipe.scheduler = self.scheduler(case)
         self._pipe.register_to_config(boundary_ratio=case.scheduler.boundary_ratio if len(self.experts) == 2 else None)
-
         return images
 
     def _choose_pipeline(self, case: Case, *, with_image: bool) -> None:
@@ -291,7 +290,7 @@ class DiffusersBackend:
         ]
         if wrong:
             raise InvalidCaseError(
-                "; ".join(wrong) + ": the pipeline would round it silently", where=case.id, remedy="change `sampling`"
+                "; ".join(wrong) + ": the pipeline would round it silently", place=case.id, remedy="change `sampling`"
             )
 
     def _meter(self, case: Case) -> Meter:

@@ -85,7 +85,7 @@ class OpenaiVideoBackend:
         if case.server is None or bool(case.server.command) == bool(case.server.url):
             raise InvalidCaseError(
                 "backend openai-video needs `server` with either `command` or `url`",
-                where=case.id,
+                place=case.id,
                 remedy="server: {dialect: sglang, command: [sglang, serve, --model-path, '{model}', --port, '{port}']}",
             )
         self.close()
@@ -109,7 +109,7 @@ class OpenaiVideoBackend:
         }
         arguments = [_filled(part, places) for part in self._server.command]
         if shutil.which(arguments[0]) is None:
-            raise InvalidCaseError(f"there is no program {arguments[0]!r}", where=case.id, remedy="install it")
+            raise InvalidCaseError(f"there is no program {arguments[0]!r}", place=case.id, remedy="install it")
         self._url = f"http://127.0.0.1:{port}"
         # its own session, so that `close` can end all of its processes by their group
         self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -129,7 +129,7 @@ class OpenaiVideoBackend:
     def _require_alive(self, case: Case, activity: str) -> None:
         code = None if self._process is None else self._process.poll()
         if code is not None:
-            raise InfraError(f"the server ended while {activity} ({describe_exit(code)})", where=case.id, kind="crash")
+            raise InfraError(f"the server ended while {activity} ({describe_exit(code)})", place=case.id, kind="crash")
 
     def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
         """Post one job, wait for it, and read its frames.
@@ -145,7 +145,7 @@ class OpenaiVideoBackend:
             name = str(job.get("id", ""))
             if not name:
                 raise InfraError(
-                    "the server's answer names no job", where=case.id, remedy=_look_at(self._server), kind="protocol"
+                    "the server's answer names no job", place=case.id, remedy=_look_at(self._server), kind="protocol"
                 )
             while str(job.get("status")) not in ("completed", "failed"):
                 self._require_alive(case, "generating")
@@ -156,7 +156,7 @@ class OpenaiVideoBackend:
                 text = json.dumps(job.get("error"))[:600]
                 raise InfraError(
                     f"the server failed: {text}",
-                    where=case.id,
+                    place=case.id,
                     remedy=_look_at(self._server),
                     kind=kind_of(RuntimeError(text)),
                 )
@@ -173,7 +173,7 @@ class OpenaiVideoBackend:
                     self._process.wait(DYING_SECONDS)
             self._require_alive(case, "generating")
             raise InfraError(
-                f"the server does not answer: {error}", where=case.id, remedy=_look_at(self._server), kind="crash"
+                f"the server does not answer: {error}", place=case.id, remedy=_look_at(self._server), kind="crash"
             ) from error
         seconds = time.perf_counter() - began
         frames = decode_video(video, case)
@@ -263,12 +263,12 @@ class _HttpError(Exception):
         if 400 <= self.code < 500 and self.code not in (408, 429):
             return InvalidCaseError(
                 f"the server refuses the request ({self.code}): {text}",
-                where=case.id,
+                place=case.id,
                 remedy="correct the setting that the answer names in the case file",
             )
         kind = kind_of(RuntimeError(self.text))
         return InfraError(
-            f"the server answered {self.code}: {text}", where=case.id, remedy=_look_at(case.server), kind=kind
+            f"the server answered {self.code}: {text}", place=case.id, remedy=_look_at(case.server), kind=kind
         )
 
 
@@ -348,7 +348,7 @@ def decode_video(data: bytes, case: Case) -> npt.NDArray[np.uint8]:
     except (OSError, ValueError, IndexError) as error:  # PyAV's errors derive from these
         raise InfraError(
             f"the server's content is no video: {error}",
-            where=case.id,
+            place=case.id,
             remedy=_look_at(case.server),
             kind="protocol",
         ) from error

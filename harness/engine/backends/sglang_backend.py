@@ -134,13 +134,13 @@ class RuntimeAnswerError(Exception):
         super().__init__(f"{data.get('type')}: {data.get('text')}")
         self.data = data
 
-    def to_error(self, runtime: str, where: str, *, loading: bool) -> QuantgateError:
+    def to_error(self, runtime: str, place: str, *, loading: bool) -> QuantgateError:
         """Return the typed error: a refused request, no memory, a checkpoint that the runtime refuses, or a crash."""
         data, text = self.data, f"{self.data.get('type')}: {str(self.data.get('text'))[:600]}"
         # the traceback goes to the engine's log; the error itself keeps one sentence
         print(data.get("traceback", ""), file=sys.stderr, flush=True)
         if data.get("refused"):
-            return InvalidCaseError(str(data["text"]), where=where, remedy=str(data.get("remedy", "")))
+            return InvalidCaseError(str(data["text"]), place=place, remedy=str(data.get("remedy", "")))
         bases = set(data.get("bases", ()))
         memory = bases & {"MemoryError", "OutOfMemoryError"}
         kind = "oom" if memory else kind_of(RuntimeError(str(data.get("text"))))
@@ -148,11 +148,11 @@ class RuntimeAnswerError(Exception):
         if loading and kind == "crash" and not bases & {"ImportError", "OSError", "ConnectionError"}:
             return CheckpointFaultError(
                 f"{runtime} refuses the checkpoint: {text}",
-                where=where,
-                remedy=f"quantgate inspect --case {shlex.quote(where)}",
+                place=place,
+                remedy=f"quantgate inspect --case {shlex.quote(place)}",
                 code="runtime_refuses",
             )
-        return InfraError(f"{runtime}: {text}", where=where, kind=kind)
+        return InfraError(f"{runtime}: {text}", place=place, kind=kind)
 
 
 class SglangBackend:
@@ -194,7 +194,7 @@ class SglangBackend:
         if not named:
             raise InfraError(
                 f"the engine was not told where {case.runtime} is",
-                where=case.id,
+                place=case.id,
                 remedy=f"quantgate runtime install {case.runtime}",
                 kind="download",
             )
@@ -220,7 +220,7 @@ class SglangBackend:
         if self._facts.get("runtime") != case.runtime:
             raise InfraError(
                 f"{python} holds {self._facts.get('runtime')}, and the case asks for {case.runtime}",
-                where=case.id,
+                place=case.id,
                 remedy=f"quantgate runtime install {case.runtime}",
                 kind="download",
             )
@@ -234,23 +234,23 @@ class SglangBackend:
             if getattr(stated, name) != getattr(defaults, name) and not taken:
                 raise InvalidCaseError(
                     f"execution.{name} is read by backend diffusers only, and SGLang would ignore it",
-                    where=case.id,
+                    place=case.id,
                     remedy="give SGLang's own arguments in runtime_args",
                 )
         if case.loader != type(case.loader)():
             raise InvalidCaseError(
                 "`loader` is read by backend diffusers only: SGLang reads the bytes as its own rules say",
-                where=case.id,
+                place=case.id,
                 remedy="take `loader` out of the case",
             )
 
-    def _ask(self, method: str, params: Mapping[str, Any], emit: Emit, where: str, *, loading: bool = False) -> Any:
+    def _ask(self, method: str, params: Mapping[str, Any], emit: Emit, place: str, *, loading: bool = False) -> Any:
         if self._process is None:
-            raise InfraError("the runtime is not running", where=where, kind="crash")
+            raise InfraError("the runtime is not running", place=place, kind="crash")
         try:
             return self._process.ask(method, params, emit)
         except RuntimeAnswerError as error:
-            raise error.to_error(self._runtime, where, loading=loading) from None
+            raise error.to_error(self._runtime, place, loading=loading) from None
 
     def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
         """Run one case and write the clip below ``out_dir``.

@@ -52,7 +52,7 @@ def load_pipeline(
     if case.loader.packed_qkv:
         raise InvalidCaseError(
             "loader.packed_qkv: Wan in diffusers has separate q, k and v, nothing is packed",
-            where=case.id,
+            place=case.id,
             remedy="set packed_qkv: false",
         )
     root = paths["model"]
@@ -63,7 +63,7 @@ def load_pipeline(
     parts: dict[str, Any] = dict.fromkeys(EXPERTS)
     present = [role for role in EXPERTS if role in paths or _names_component(index, role)]
     if "transformer" not in present:
-        raise CheckpointFaultError("has no transformer", where=str(root), code="weights_missing")
+        raise CheckpointFaultError("has no transformer", place=str(root), code="weights_missing")
     for step, role in enumerate(present, start=1):
         folder = override_folder(paths[role], role) if role in paths else root / role
         parts[role], promised[role] = build_transformer(
@@ -118,7 +118,7 @@ def load_component(root: Path, index: Mapping[str, Any], name: str, dtype: torch
         raise _load_error(name, folder, error) from error
     missing = sorted(map(str, [*info["missing_keys"], *info.get("mismatched_keys", ())]))
     if missing:
-        raise CheckpointFaultError(f"lacks {', '.join(missing[:5])}", where=str(folder), code="tensor_missing")
+        raise CheckpointFaultError(f"lacks {', '.join(missing[:5])}", place=str(folder), code="tensor_missing")
     return model.eval()
 
 
@@ -141,7 +141,7 @@ def _load_error(name: str, folder: Path, error: Exception) -> QuantgateError:
     if short is not None:
         return short
     broken = next((path for path in sorted(folder.glob("*.json")) if not _is_json(path)), folder)
-    return CheckpointFaultError(f"{name} cannot be loaded: {error}", where=str(broken), code="component_broken")
+    return CheckpointFaultError(f"{name} cannot be loaded: {error}", place=str(broken), code="component_broken")
 
 
 def _is_json(path: Path) -> bool:
@@ -158,7 +158,7 @@ def _set_attention(model: Any, case: Case) -> None:
     except (ValueError, RuntimeError, ImportError) as error:
         raise InvalidCaseError(
             f"execution.attention_backend {case.execution.attention_backend!r}: {error}",
-            where=case.id,
+            place=case.id,
             remedy="name a backend that diffusers has here, such as `native`",
         ) from error
 
@@ -169,13 +169,13 @@ def _model_index(root: Path) -> dict[str, Any]:
         index = read_foreign(path)
     except (OSError, UnreadableError) as error:
         raise CheckpointFaultError(
-            f"cannot be read: {reason(error)}", where=str(path), code="config_invalid"
+            f"cannot be read: {reason(error)}", place=str(path), code="config_invalid"
         ) from error
     if not isinstance(index, dict) or index.get("_class_name") not in PIPELINES:
         name = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
         raise CheckpointFaultError(
             f"_class_name is {name}, this backend runs {' and '.join(PIPELINES)}",
-            where=str(path),
+            place=str(path),
             remedy="name a checkpoint of one of these, or run the model by a program of its own (backend command)",
             code="unsupported_layout",
         )
@@ -193,7 +193,7 @@ def takes(index: Mapping[str, Any]) -> Takes:
     return "image" if index.get("_class_name") == "WanImageToVideoPipeline" else "text"
 
 
-def require_takes(case: Case, taken: Takes, where: str) -> None:
+def require_takes(case: Case, taken: Takes, place: str) -> None:
     """Refuse a request that the model cannot serve.
 
     Raises:
@@ -209,7 +209,7 @@ def require_takes(case: Case, taken: Takes, where: str) -> None:
         wrong, remedy = "sampling.last_image: a model with expand_timesteps takes a first frame only", "remove it"
     else:
         return
-    raise InvalidCaseError(f"{wrong} ({where})", where=case.id, remedy=remedy)
+    raise InvalidCaseError(f"{wrong} ({place})", place=case.id, remedy=remedy)
 
 
 def _check_components(root: Path, index: Mapping[str, Any]) -> None:
@@ -231,7 +231,7 @@ def _check_component(root: Path, name: str, library: object, kind: object) -> No
         names = ", ".join(sorted(f"{module}.{cls}" for module, cls in allowed)) or "absent: Wan has no such component"
         raise CheckpointFaultError(
             f"{name} is {library}.{kind}, and it may be {names}",
-            where=str(root / "model_index.json"),
+            place=str(root / "model_index.json"),
             remedy="take model_index.json from the checkpoint's base",
             code="unsupported_layout",
         )

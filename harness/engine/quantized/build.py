@@ -75,7 +75,7 @@ def build_transformer(
         if static and "input_scale" not in stored_parts:
             raise CheckpointFaultError(
                 "no input_scale, and the export's configuration speaks of static activation scales",
-                where=place,
+                place=place,
                 code=ABSENT["input_scale"],
             )
         linear = _submodule(model, module, place)
@@ -97,7 +97,7 @@ def _empty(config: Mapping[str, Any], folder: Path) -> torch.nn.Module:
     if not name.endswith("Transformer3DModel") or kind is None:
         raise CheckpointFaultError(
             f"_class_name is {name}, no video transformer that diffusers {diffusers.__version__} has",
-            where=str(folder / "config.json"),
+            place=str(folder / "config.json"),
             code="unsupported_layout",
         )
         # buffers such as the rotary tables are computed, not loaded, so they must not stay empty
@@ -126,19 +126,19 @@ def _read(
             if short is not None:
                 raise short from error
             if "SafetensorError" in type(error).__name__:
-                raise CheckpointFaultError(str(error), where=str(path), code="header_invalid") from error
+                raise CheckpointFaultError(str(error), place=str(path), code="header_invalid") from error
             raise
     return tensors
 
 
-def _submodule(model: torch.nn.Module, module: str, where: str) -> torch.nn.Linear:
+def _submodule(model: torch.nn.Module, module: str, place: str) -> torch.nn.Linear:
     try:
         submodule = model.get_submodule(module)
     except AttributeError as error:
-        raise CheckpointFaultError("the model has no such module", where=where, code="tensor_unexpected") from error
+        raise CheckpointFaultError("the model has no such module", place=place, code="tensor_unexpected") from error
     if not isinstance(submodule, torch.nn.Linear):
         raise CheckpointFaultError(
-            f"is a {type(submodule).__name__}, not a Linear", where=where, code="tensor_unexpected"
+            f"is a {type(submodule).__name__}, not a Linear", place=place, code="tensor_unexpected"
         )
     return submodule
 
@@ -175,7 +175,7 @@ def _fill(
         short = shortage(error, "could not be loaded", str(folder))
         if short is not None:
             raise short from error
-        raise CheckpointFaultError(str(error), where=str(folder), code="shape_differs") from error
+        raise CheckpointFaultError(str(error), place=str(folder), code="shape_differs") from error
     missing = [name for name in missing if name.rpartition(".")[0] not in packed]
     ignored = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     odd = [name for name in unexpected if not any(part in name for part in ignored)]
@@ -183,7 +183,7 @@ def _fill(
     for code, names, verb in (("tensor_missing", missing, "lacks"), ("tensor_unexpected", odd, "holds unexpected")):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise CheckpointFaultError(f"{verb} {', '.join(sorted(names)[:5])}{more}", where=str(folder), code=code)
+            raise CheckpointFaultError(f"{verb} {', '.join(sorted(names)[:5])}{more}", place=str(folder), code=code)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
 

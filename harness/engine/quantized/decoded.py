@@ -43,7 +43,7 @@ class DecodedLinear(QuantizedLinear):
             linear._values(np.arange(min(1, stored.rows), dtype=np.int64))
         except (ValueError, KeyError, IndexError) as error:
             fault = f"cannot be decoded as {cls.spec.title}: {type(error).__name__}: {error}"
-            raise CheckpointFaultError(fault, where=stored.place, code="shape_differs") from error
+            raise CheckpointFaultError(fault, place=stored.place, code="shape_differs") from error
         return linear
 
     @classmethod

@@ -53,10 +53,10 @@ def read_config(folder: Path, remedy: str = "") -> dict[str, Any]:
         config = read_foreign(path)
     except (OSError, UnreadableError) as error:
         raise CheckpointFaultError(
-            f"cannot be read: {reason(error)}", where=str(path), remedy=remedy, code="config_invalid"
+            f"cannot be read: {reason(error)}", place=str(path), remedy=remedy, code="config_invalid"
         ) from error
     if not isinstance(config, dict):
-        raise CheckpointFaultError("holds no JSON object", where=str(path), remedy=remedy, code="config_invalid")
+        raise CheckpointFaultError("holds no JSON object", place=str(path), remedy=remedy, code="config_invalid")
     return config
 
 
@@ -72,24 +72,24 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
     if not indices:
         if len(shards) != 1:
             files = f"{len(shards)} .safetensors files and no index" if shards else "no .safetensors file"
-            raise CheckpointFaultError(f"holds {files}", where=str(folder), code="shard_missing")
+            raise CheckpointFaultError(f"holds {files}", place=str(folder), code="shard_missing")
         return _header(shards[0])
     index = indices[0]
     try:
         body = read_foreign(index)
     except (OSError, UnreadableError) as error:
-        raise CheckpointFaultError(f"is no index: {reason(error)}", where=str(index), code="index_invalid") from error
+        raise CheckpointFaultError(f"is no index: {reason(error)}", place=str(index), code="index_invalid") from error
     placed = body.get("weight_map") if isinstance(body, dict) else None
     if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
         raise CheckpointFaultError(
-            "is no index: weight_map is not a map of names", where=str(index), code="index_invalid"
+            "is no index: weight_map is not a map of names", place=str(index), code="index_invalid"
         )
     tensors: dict[str, TensorInfo] = {}
     headers = {name: _header(_inside(folder, name, index)) for name in sorted(set(placed.values()))}
     for tensor, name in placed.items():
         if tensor not in headers[name]:
             raise CheckpointFaultError(
-                f"places {tensor} in {name}, which does not hold it", where=str(index), code="index_stale"
+                f"places {tensor} in {name}, which does not hold it", place=str(index), code="index_stale"
             )
         tensors[tensor] = headers[name][tensor]
     return tensors
@@ -116,7 +116,7 @@ def formats_of(tensors: Mapping[str, TensorInfo], declaration: Mapping[str, Any]
         if kind in ABSENT and module not in formats:
             dtype = tensors[f"{module}.weight"].dtype if f"{module}.weight" in tensors else "no"
             raise CheckpointFaultError(
-                f"{module} has a {kind} and {dtype} weight", where=str(info.file), code="dtype_differs"
+                f"{module} has a {kind} and {dtype} weight", place=str(info.file), code="dtype_differs"
             )
     return formats
 
@@ -159,11 +159,11 @@ def _check_scales(module: str, form: Format, beside: Mapping[str, TensorInfo]) -
     place = str(beside["weight"].file)
     if not form.runs:
         fault = f"{module} is stored as {form.title}, which this engine does not run"
-        raise CheckpointFaultError(fault, where=place, code="unsupported_layout")
+        raise CheckpointFaultError(fault, place=place, code="unsupported_layout")
     for scale in form.scales:
         if scale.required and scale.suffix not in beside:
             fault = f"{module} holds an {form.name} weight and no {scale.suffix}"
-            raise CheckpointFaultError(fault, where=place, code=scale.absent)
+            raise CheckpointFaultError(fault, place=place, code=scale.absent)
 
 
 def declared(config: dict[str, Any], folder: Path) -> Declaration:
@@ -175,11 +175,13 @@ def declared(config: dict[str, Any], folder: Path) -> Declaration:
     quantization = config.get("quantization_config") or {}
     place = str(folder / "config.json")
     if not isinstance(quantization, dict):
-        raise CheckpointFaultError("quantization_config is no object", where=place, code="config_invalid")
+        raise CheckpointFaultError("quantization_config is no object", place=place, code="config_invalid")
     try:
         return declaration(quantization, "config.json")
     except ConfigError as error:
-        raise CheckpointFaultError(f"quantization_config: {error.what}", where=place, code="config_invalid") from error
+        raise CheckpointFaultError(
+            f"quantization_config: {error.message}", place=place, code="config_invalid"
+        ) from error
 
 
 def override_folder(root: Path, role: str) -> Path:
@@ -193,7 +195,7 @@ def override_folder(root: Path, role: str) -> Path:
         if (folder / "config.json").is_file():
             return folder
     raise CheckpointFaultError(
-        f"holds no {role}/config.json and no config.json", where=str(root), code="config_invalid"
+        f"holds no {role}/config.json and no config.json", place=str(root), code="config_invalid"
     )
 
 
@@ -207,7 +209,7 @@ def _inside(folder: Path, name: str, index: Path) -> Path:
     # an index comes with the weights, so it must not lead out of its folder
     if Path(name).name != name:
         raise CheckpointFaultError(
-            f"places tensors in {name!r}, outside its folder", where=str(index), code="index_invalid"
+            f"places tensors in {name!r}, outside its folder", place=str(index), code="index_invalid"
         )
     return folder / name
 
@@ -224,11 +226,11 @@ def _header(path: Path) -> dict[str, TensorInfo]:
             header = read_header(path.name, os.fstat(file.fileno()).st_size, read)
     except FileNotFoundError as error:
         raise CheckpointFaultError(
-            "the index names it and it is not there", where=str(path), code="shard_missing"
+            "the index names it and it is not there", place=str(path), code="shard_missing"
         ) from error
     except (OSError, HeaderError) as error:
-        fault = error.what if isinstance(error, HeaderError) else reason(error)
+        fault = error.message if isinstance(error, HeaderError) else reason(error)
         raise CheckpointFaultError(
-            f"its header cannot be read: {fault}", where=str(path), code="header_invalid"
+            f"its header cannot be read: {fault}", place=str(path), code="header_invalid"
         ) from error
     return {name: TensorInfo(path, entry) for name, entry in header.tensors.items()}

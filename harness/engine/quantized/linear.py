@@ -52,7 +52,7 @@ class StoredTensors:
         """Return a tensor. Raises ``CheckpointFaultError`` if it is missing."""
         if suffix not in self.tensors:
             code = self.absent.get(suffix, "tensor_missing")
-            raise CheckpointFaultError(f"{suffix} is missing", where=self.place, code=code)
+            raise CheckpointFaultError(f"{suffix} is missing", place=self.place, code=code)
         return self.tensors[suffix]
 
     def scalar(self, suffix: str) -> torch.Tensor | None:
@@ -66,7 +66,7 @@ class StoredTensors:
     def expect(self, holds: bool, fault: str, code: str = "shape_differs") -> None:
         """Raise ``CheckpointFaultError`` with a sentence unless a condition holds."""
         if not holds:
-            raise CheckpointFaultError(fault, where=self.place, code=code)
+            raise CheckpointFaultError(fault, place=self.place, code=code)
 
 
 class ReceiptHandle:

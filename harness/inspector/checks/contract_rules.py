@@ -313,7 +313,7 @@ def contract_repositories(context: Context) -> Iterator[InspectionFinding]:
         if registry is None or model is None or model.source.is_local:
             continue
         name = model.source.label.split("@")[0]
-        if name not in registry.known and not any(short_name(item) in short_name(name) for item in registry.known):
+        if name not in registry.ids and not any(short_name(item) in short_name(name) for item in registry.ids):
             yield finding(
                 "warning",
                 "repository_unregistered",

@@ -146,7 +146,8 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
                 "fault",
                 "two_conventions",
                 f"{expert}: one file set holds two conventions (nibble order or code table) "
-                f"({', '.join(f'{n} Linears {r}' for r, n in readings.items())}): no loader option reads both.",
+                f"({', '.join(f'{count} Linears {reading}' for reading, count in readings.items())}): "
+                "no loader option reads both.",
                 expert=expert,
                 evidence=dict(readings),
             )

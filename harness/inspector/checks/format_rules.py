@@ -202,7 +202,7 @@ def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
             if OF_MODEL.search(name):
                 blocks.setdefault(number, set()).add(name.split(f"blocks.{number}.", 1)[1])
         wan = component.config.get("_class_name") in WAN_CLASSES or any(
-            "attn1.to_q.weight" in b for b in blocks.values()
+            "attn1.to_q.weight" in names for names in blocks.values()
         )
         if expert in context.base or not blocks or not wan:
             continue
@@ -212,7 +212,9 @@ def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
             if module.format == "unknown" and (number := block_of(name)) in blocks and number is not None:
                 blocks[number].add(f"{name.split(f'blocks.{number}.', 1)[1]}.weight")
         every = set.union(*blocks.values())
-        absent += [f"blocks.{n}.{name}" for n, present in sorted(blocks.items()) for name in sorted(every - present)]
+        absent += [
+            f"blocks.{number}.{name}" for number, present in sorted(blocks.items()) for name in sorted(every - present)
+        ]
         if absent and len(absent) <= len(every) * len(blocks) // 2:
             yield finding(
                 "fault",

@@ -42,7 +42,7 @@ def other_models(context: Context) -> Iterator[InspectionFinding]:
 def block_numbers(context: Context) -> Iterator[InspectionFinding]:
     """Report blocks that are absent between others, and VACE blocks that the configuration lists and the file lacks."""
     for expert, component in context.experts.items():
-        numbers = {n for name in component.tensors if not is_scale(name) and (n := block_of(name)) is not None}
+        numbers = {block for name in component.tensors if not is_scale(name) and (block := block_of(name)) is not None}
         absent = sorted(set(range(max(numbers, default=-1) + 1)) - numbers)
         if absent and expert not in context.base:
             names = [f"blocks.{number}" for number in absent]

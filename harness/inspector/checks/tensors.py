@@ -44,15 +44,19 @@ def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
         four = [item for item in quantized.values() if item.spec.two_level]
         if not any(item.global_scale is not None for item in four):
             measured = context.measured.get(expert, {})
-            four = [m for m in four if m.dialect != "torchao" or (m.name in measured and _wrong_size(measured[m.name]))]
+            four = [
+                module
+                for module in four
+                if module.dialect != "torchao" or (module.name in measured and _wrong_size(measured[module.name]))
+            ]
         casts = cast_candidates(context, expert)
         absent = sorted(
-            m.name
-            for m in quantized.values()
-            if m.scale is None
-            and m.name not in (*renamed, *casts)
-            and m.spec.scales
-            and (not m.opaque or "qzeros" in m.parts)
+            module.name
+            for module in quantized.values()
+            if module.scale is None
+            and module.name not in (*renamed, *casts)
+            and module.spec.scales
+            and (not module.opaque or "qzeros" in module.parts)
         )
         if absent:
             yield _absent(

@@ -107,7 +107,6 @@ class Names(Rule):
     rename: dict[str, str] = Field(
         description="regular expression of a tensor's name to the runtime's, first match wins"
     )
-    known: tuple[str, ...] = Field(default=(), description="not read any more: a tensor of an unknown name is skipped")
     required: tuple[str, ...] = Field(
         default=(),
         description="tensors without which the load stops, by the checkpoint's names; {block}: any block",
@@ -116,12 +115,12 @@ class Names(Rule):
 
 
 class RegistryRule(Rule):
-    """Repository ids that the runtime maps to a native pipeline: exactly, or if the name contains a known name."""
+    """Repository ids that the runtime maps to a native pipeline: exactly, or if a name contains the name of an id."""
 
-    known: tuple[str, ...]
-    otherwise: str = Field(description="what happens to an id that is not known")
+    ids: tuple[str, ...]
+    otherwise: str = Field(description="what happens to an id that is none of these")
     flow_shift: dict[str, float] = Field(
-        default={}, description="flow shift that the runtime uses, by a known id; the scheduler's own is ignored"
+        default={}, description="flow shift that the runtime uses, by id; the scheduler's own is ignored"
     )
     source: str = ""
 
@@ -232,7 +231,7 @@ def _read(place: Path, stamp: tuple[int, int]) -> ContractFile:  # noqa: ARG001 
         # the file may hold a name of any length
         raise ContractError(
             f"the contract file is malformed: {one_line(text, 2000)}",
-            where=str(place),
+            place=str(place),
             remedy="correct the file, or if the runtime is SGLang write it anew: quantgate learn sglang==VERSION",
         ) from error
 
@@ -254,7 +253,7 @@ def read_contract_file(place: Path) -> ContractFile:
     try:
         state = place.stat()
     except OSError as error:
-        raise ContractError(f"the contract file cannot be read: {error}", where=str(place)) from error
+        raise ContractError(f"the contract file cannot be read: {error}", place=str(place)) from error
     # the stamp is part of the cache key: a file edited during a long session is read again
     return _read(place, (state.st_mtime_ns, state.st_size))
 

@@ -405,7 +405,9 @@ def _signalled(metadata: Mapping[str, str]) -> tuple[frozenset[str], bool]:
     signalled = "FP4" in str(body.get("quant_algo", "")).upper() or "NVFP4" in str(body.get("quant_type", "")).upper()
     layers = body.get("layers") if "format_version" in body else None
     named = layers.items() if isinstance(layers, Mapping) else ()
-    return frozenset(n for n, item in named if isinstance(item, Mapping) and item.get("format") == "nvfp4"), signalled
+    return frozenset(
+        layer for layer, item in named if isinstance(item, Mapping) and item.get("format") == "nvfp4"
+    ), signalled
 
 
 def _merge(rules: Rules, existing: _Config | None, inferred: _Config | None) -> _Config | None:

@@ -77,7 +77,9 @@ def refused_keys(rules: Rules, scheduler: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(sorted(set(rules.scheduler_refuses) & scheduler.keys()))
     taken = rules.schedulers.get(str(scheduler.get("_class_name")))
     # private keys are notes of diffusers
-    return () if taken is None else tuple(sorted(k for k in scheduler if k not in taken and not k.startswith("_")))
+    return (
+        () if taken is None else tuple(sorted(key for key in scheduler if key not in taken and not key.startswith("_")))
+    )
 
 
 def _refused_scheduler(rules: Rules, scheduler: Mapping[str, Any], keys: tuple[str, ...]) -> str:

@@ -58,7 +58,7 @@ def inspected(record: CaseRecord) -> Iterator[Cause]:
     swizzled = {fault.expert for fault in faults if fault.code == "scale_layout"}
     for fault in sorted(faults, key=lambda fault: fault.code in BY_LAYOUT and fault.expert in swizzled):
         place = "/".join(part for part in (fault.expert, fault.module) if part)
-        yield Cause(code=fault.code, where=place, sentence=fault.message, evidence={"stage": "inspection"})
+        yield Cause(code=fault.code, place=place, sentence=fault.message, evidence={"stage": "inspection"})
 
 
 def identity(record: CaseRecord) -> Iterator[Cause]:
@@ -72,14 +72,14 @@ def moved(record: CaseRecord) -> Iterator[Cause]:
     """Yield a cause if weights or environment differ from the golden's and frames, trace or sanity fail."""
     for finding in record.verdict.findings:
         if finding.stage == "identity" and finding.code in MOVED and finding.gating:
-            yield _cause(finding.code, finding, where=", ".join(sorted(finding.data)))
+            yield _cause(finding.code, finding, place=", ".join(sorted(finding.data)))
 
 
 def receipts(record: CaseRecord) -> Iterator[Cause]:
     """Yield a cause per gating receipt finding: the quantized path did not run, or ran although bf16 was asked for."""
     for finding in record.verdict.findings:
         if finding.stage == "receipts" and finding.gating:
-            yield _cause(finding.code, finding, where=str(finding.data.get("expert", "")))
+            yield _cause(finding.code, finding, place=str(finding.data.get("expert", "")))
 
 
 def traced(record: CaseRecord) -> Iterator[Cause]:
@@ -98,25 +98,25 @@ def traced(record: CaseRecord) -> Iterator[Cause]:
             continue
         if finding.code == "scheduler_settings":
             names = set(finding.data)
-            yield _cause("flow_shift" if names & FLOW_SHIFT else "scheduler", finding, where=", ".join(sorted(names)))
+            yield _cause("flow_shift" if names & FLOW_SHIFT else "scheduler", finding, place=", ".join(sorted(names)))
         elif finding.code == "vae_settings":
             names = set(finding.data)
             if names & VAE_STATISTICS:
-                yield _cause("vae_statistics", finding, where=", ".join(sorted(names & VAE_STATISTICS)))
+                yield _cause("vae_statistics", finding, place=", ".join(sorted(names & VAE_STATISTICS)))
             if "dtype" in names:
-                yield _cause("vae_dtype", finding, where="dtype")
+                yield _cause("vae_dtype", finding, place="dtype")
             if rest := names - VAE_STATISTICS - {"dtype"}:
-                yield _cause("vae", finding, where=", ".join(sorted(rest)))
+                yield _cause("vae", finding, place=", ".join(sorted(rest)))
         else:
             step = finding.data.get("step")
-            yield _cause(finding.code, finding, where="" if step is None else f"step {step}")
+            yield _cause(finding.code, finding, place="" if step is None else f"step {step}")
 
 
 def input_scales(record: CaseRecord) -> Iterator[Cause]:
     """Yield a cause per finding of input scales that do not fit the inputs."""
     for finding in record.verdict.findings:
         if finding.code == "input_scale_off":
-            yield _cause(finding.code, finding, where=str(finding.data.get("worst", "")))
+            yield _cause(finding.code, finding, place=str(finding.data.get("worst", "")))
 
 
 def held_values(record: CaseRecord, named: Sequence[Cause]) -> Iterator[Cause]:
@@ -137,7 +137,7 @@ def held_values(record: CaseRecord, named: Sequence[Cause]) -> Iterator[Cause]:
         unexplained = [name for name in listed if name.rpartition(".")[0] not in modules]
         if (listed and not unexplained) or (component == "vae" and _other_dtype(record)):
             continue
-        yield _cause(finding.code, finding, where=f"{component}/{', '.join(unexplained[:3])}")
+        yield _cause(finding.code, finding, place=f"{component}/{', '.join(unexplained[:3])}")
 
 
 def _other_dtype(record: CaseRecord) -> bool:
@@ -154,8 +154,8 @@ def _in_memory(record: CaseRecord, results: Results) -> Iterator[Cause]:
     yield from (cause for cause in causes if cause.evidence.get("rounded") is not True)
 
 
-def _cause(code: str, finding: Finding, where: str = "") -> Cause:
-    return Cause(code=code, where=where, sentence=finding.message, evidence=dict(finding.data))
+def _cause(code: str, finding: Finding, place: str = "") -> Cause:
+    return Cause(code=code, place=place, sentence=finding.message, evidence=dict(finding.data))
 
 
 # Causes on finished frames: a simple change of the golden's frames that results in the candidate's.
@@ -190,7 +190,7 @@ def explained(results: Sequence[ExperimentResult], *, decoder: bool = False) -> 
         frames = first.get("frames")
         listed = frames if isinstance(frames, list) else []
         place = "frames " + ", ".join(str(frame) for frame in listed[:8]) if listed else ""
-        yield Cause(code=str(first["code"]), where=place, sentence=text, evidence=evidence)
+        yield Cause(code=str(first["code"]), place=place, sentence=text, evidence=evidence)
 
 
 def _percent(share: Json) -> str:
@@ -229,7 +229,7 @@ def unstable(results: Sequence[ExperimentResult]) -> Iterator[Cause]:
                 "the run is unstable: the first run fails and a repeat of the same request passes"
                 f" ({_distances(result)}); both clips are kept"
             )
-            yield Cause(code="unstable", where="engine", sentence=text, evidence=dict(result.data))
+            yield Cause(code="unstable", place="engine", sentence=text, evidence=dict(result.data))
 
 
 def _scattered(result: ExperimentResult) -> bool:
@@ -255,7 +255,7 @@ def attribute(record: CaseRecord, results: Results) -> Attribution:
     causes = list(_causes(record, results))
     if causes:
         first, *rest = causes
-        also = tuple(cause for cause in rest if (cause.code, cause.where) != (first.code, first.where))
+        also = tuple(cause for cause in rest if (cause.code, cause.place) != (first.code, first.place))
         more = f"; also {', '.join(cause.code for cause in also)}" if also else ""
         summary = first.sentence.rstrip(".") + more if more else first.sentence
         return Attribution(cause=first, also=also, ruled_out=_ruled_out(record, results), summary=summary)
@@ -342,7 +342,7 @@ def _unrepeatable(results: Results) -> Iterator[Cause]:
     result = _result(results, "probe_again")
     if result is not None and result.data.get("equal") is False:
         text = "the same engine gives other outputs for the same recorded inputs: a race, or uninitialised memory"
-        yield Cause(code="noise", where="engine", sentence=text, evidence=dict(result.data))
+        yield Cause(code="noise", place="engine", sentence=text, evidence=dict(result.data))
 
 
 def _repeated(results: Results) -> Iterator[Cause]:
@@ -352,7 +352,7 @@ def _repeated(results: Results) -> Iterator[Cause]:
     ):
         result = _result(results, cast("ExperimentKind", kind))
         if differs(result) and result is not None:
-            yield Cause(code=code, where="engine", sentence=text, evidence=dict(result.data))
+            yield Cause(code=code, place="engine", sentence=text, evidence=dict(result.data))
 
 
 def _between_calls(record: CaseRecord, results: Results) -> Iterator[Cause]:
@@ -377,7 +377,7 @@ def _between_calls(record: CaseRecord, results: Results) -> Iterator[Cause]:
         f"{expert} answers recorded inputs as the golden's does, and in the loop it does not from denoising step "
         f"{number} on, with the golden's settings: results of earlier calls were kept (a cache), or blocks were skipped"
     )
-    yield Cause(code="kept_between_calls", where=f"{expert}, step {number}", sentence=text, evidence=dict(step.data))
+    yield Cause(code="kept_between_calls", place=f"{expert}, step {number}", sentence=text, evidence=dict(step.data))
 
 
 def _only_decoder(record: CaseRecord) -> bool:
@@ -397,7 +397,7 @@ def _decoded(record: CaseRecord, results: Results) -> Iterator[Cause]:
             f"fed alone with the golden's last latents, the VAE gives other frames ({data['rms_decoded']:.2f} levels "
             f"rms from the golden's, the run {data['rms_first']:.2f}): the VAE decodes otherwise"
         )
-        yield Cause(code="decode", where="vae", sentence=sentence, evidence=data)
+        yield Cause(code="decode", place="vae", sentence=sentence, evidence=data)
         return
     failed = any(finding.stage in ("frames", "sanity") and finding.gating for finding in record.verdict.findings)
     base = _result(results, "base_probe")
@@ -411,7 +411,7 @@ def _decoded(record: CaseRecord, results: Results) -> Iterator[Cause]:
                 "every velocity on the way is the golden's, and the VAE gives the golden's frames of its latents: the "
                 "difference arises between the last step and the VAE, or after it"
             )
-        yield Cause(code="decode", where="vae", sentence=sentence, evidence=build)
+        yield Cause(code="decode", place="vae", sentence=sentence, evidence=build)
 
 
 VAE_AT_FAULT, VAE_RIGHT = 0.5, 0.1

@@ -67,7 +67,7 @@ def from_readings(record: CaseRecord, results: Sequence[ExperimentResult]) -> It
         if reading is not None:
             evidence |= {"error": reading.error, "gain": reading.gain}
         yield Cause(
-            code=code, where=place, sentence=_sentence(code, place, everywhere, reading, record), evidence=evidence
+            code=code, place=place, sentence=_sentence(code, place, everywhere, reading, record), evidence=evidence
         )
 
 
@@ -180,7 +180,7 @@ def norms(record: CaseRecord) -> Iterator[Cause]:
         if code and isinstance(modules, list):
             place = scope([str(name) for name in modules], record)
             sentence = f"{place}: the {code} itself computes otherwise ({how}), fed alone"
-            yield Cause(code=code, where=place, sentence=sentence, evidence=dict(finding.data))
+            yield Cause(code=code, place=place, sentence=sentence, evidence=dict(finding.data))
 
 
 def first_divergence(record: CaseRecord) -> Iterator[Cause]:
@@ -207,4 +207,4 @@ def _operation(expert: str, finding: Finding) -> Cause:
         f"{expert}/{point} ({kind}) is the first to differ on the same input, and no Linear of {expert} is off alone: "
         "not the weights, but this operation or its parameters"
     )
-    return Cause(code=code, where=f"{expert}/{point}", sentence=sentence, evidence=dict(finding.data))
+    return Cause(code=code, place=f"{expert}/{point}", sentence=sentence, evidence=dict(finding.data))

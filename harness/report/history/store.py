@@ -115,7 +115,7 @@ def history_error(error: OSError | sqlite3.Error | UnicodeDecodeError, path: Pat
             f"this is not a history, or a damaged one ({kind})",
             f"mv {place} {place}.damaged, and ask again",
         )
-    return ReportError(message, where=str(path), remedy=remedy)
+    return ReportError(message, place=str(path), remedy=remedy)
 
 
 def _create(connection: sqlite3.Connection, path: Path) -> None:
@@ -133,7 +133,7 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
             newer = version > VERSION
             raise ReportError(
                 f"the history has version {version}, and version {VERSION} is needed",
-                where=str(path),
+                place=str(path),
                 remedy="pip install --upgrade quantgate"
                 if newer
                 else f"mv {place} {place}.old; the next command makes the history again from the runs that are kept",

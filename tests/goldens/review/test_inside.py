@@ -25,7 +25,7 @@ def _journal(workspace: Workspace, operation: dict[str, object]) -> Path:
     folder = workspace.transactions / "planted"
     folder.mkdir(parents=True)
     (folder / "00").write_bytes(b"planted")
-    (folder / "journal.json").write_text(json.dumps({"what": "planted", "operations": [operation]}))
+    (folder / "journal.json").write_text(json.dumps({"message": "planted", "operations": [operation]}))
     return folder
 
 

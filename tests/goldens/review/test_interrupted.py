@@ -214,7 +214,7 @@ def _accept_one(root: str, case: str, start: Any, said: Any) -> None:
         accept(Workspace(Path(root)), case, reason="r", author="Bob")
         said.put("accepted")
     except GoldenError as error:
-        said.put(error.what)
+        said.put(error.message)
 
 
 def test_two_accepts_of_one_candidate_are_one(workspace: Workspace, left: Callable) -> None:

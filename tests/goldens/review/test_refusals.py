@@ -55,7 +55,10 @@ def sick() -> SanityEvidence:
     return SanityEvidence(checks=(check,))
 
 
-NOTHING_CHANGED = SimpleNamespace(changed=())
+NOTHING_CHANGED = SimpleNamespace(
+    changed=(), recovered=(), replaced=(), changes=(), limits="none", digest="0" * 64,
+    manifest=SimpleNamespace(runner="b200", case="nvfp4"),
+)  # fmt: skip
 
 
 def refused(workspace: Workspace, flag: str, match: str, **options: Any) -> None:
@@ -193,7 +196,9 @@ def test_every_flag_of_the_command_is_one_permission(
 ) -> None:
     left()
     seen: list[Allow] = []
-    monkeypatch.setattr("harness.cli.review.run_accept", lambda *_a, **k: seen.append(k["allow"]) or NOTHING_CHANGED)
+    monkeypatch.setattr(
+        "harness.cli.review.accept_candidate", lambda *_a, **k: seen.append(k["allow"]) or NOTHING_CHANGED
+    )
     for flag in FLAGS:
         run(workspace, "accept", "nvfp4", "--reason", "r", f"--{flag.replace('_', '-')}")
     assert seen == [only(flag) for flag in FLAGS]

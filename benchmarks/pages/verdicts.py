@@ -1,4 +1,4 @@
-"""Write the table of verdicts in ``docs/verdicts.md``: ``python -m harness.records.table``."""
+"""Write the table of verdicts in ``docs/verdicts.md``: ``python -m benchmarks.pages.verdicts``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.outcomes import RULES, SEVERITY
 from harness.records.base import write_text_atomic
 
 PAGE = Path(__file__).parents[2] / "docs" / "verdicts.md"
-BEGIN, END = "<!-- table: written by python -m harness.records.table -->", "<!-- end of table -->"
+BEGIN, END = "<!-- table: written by python -m benchmarks.pages.verdicts -->", "<!-- end of table -->"
 
 
 def table() -> str:

@@ -1,4 +1,4 @@
-"""Take pictures of a report for a README: ``python -m harness.report.screenshots RUN_DIR --out docs/img``.
+"""Take pictures of a report for a README: ``python -m benchmarks.pages.screenshots RUN_DIR --out docs/img``.
 
 Needs the optional dependency ``playwright`` and a Chromium on this machine.
 """
@@ -29,21 +29,19 @@ class Shot(NamedTuple):
     width: int
     height: int
     scheme: str
-    key: str
-    """Key that is pressed before the picture is taken; empty: none."""
 
 
 def shots(case: str) -> tuple[Shot, ...]:
     """Return the shots of the overview and one case: light and dark, at a desk and on a phone."""
     page = f"cases/{case}.html"
     return (
-        Shot("overview-light", "index.html", 1440, 900, "light", ""),
-        Shot("overview-dark", "index.html", 1440, 900, "dark", ""),
-        Shot("overview-phone", "index.html", 390, 844, "light", ""),
-        Shot("case-light", page, 1440, 1000, "light", ""),
-        Shot("case-dark", page, 1440, 1000, "dark", ""),
-        Shot("case-phone", page, 390, 844, "light", ""),
-        Shot("case-phone-dark", page, 390, 844, "dark", ""),
+        Shot("overview-light", "index.html", 1440, 900, "light"),
+        Shot("overview-dark", "index.html", 1440, 900, "dark"),
+        Shot("overview-phone", "index.html", 390, 844, "light"),
+        Shot("case-light", page, 1440, 1000, "light"),
+        Shot("case-dark", page, 1440, 1000, "dark"),
+        Shot("case-phone", page, 390, 844, "light"),
+        Shot("case-phone-dark", page, 390, 844, "dark"),
     )
 
 
@@ -76,7 +74,7 @@ def take(run_dir: Path, out: Path, case: str = "") -> tuple[Path, ...]:
         names = sorted(path.stem for path in (index.parent / "cases").iterdir())
         chosen = case or _first(index)
         if chosen not in names:
-            raise ReportError(f"there is no case {chosen!r} in this run", where=str(run_dir), remedy=", ".join(names))
+            raise ReportError(f"there is no case {chosen!r} in this run", place=str(run_dir), remedy=", ".join(names))
         browser = playwright.chromium.launch(executable_path=chromium(), args=list(_ARGUMENTS))
         for shot in shots(chosen):
             page = browser.new_page(
@@ -86,8 +84,6 @@ def take(run_dir: Path, out: Path, case: str = "") -> tuple[Path, ...]:
             page.goto((index.parent / shot.page).as_uri(), wait_until="load")
             if page.locator("[data-player]").count():
                 page.wait_for_selector("[data-player][data-drawn=true]")
-            if shot.key:
-                page.keyboard.press(shot.key)
             target = out / f"{shot.name}.png"
             page.screenshot(path=target)
             written.append(target)

@@ -1,4 +1,4 @@
-"""Generate docs/formats.md from the registry: ``python -m harness.formats.page`` writes it, ``--check`` compares it."""
+"""Write docs/formats.md from the registry: ``python -m benchmarks.pages.formats``; ``--check`` compares it only."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def page() -> str:
     lines = [
         "# Formats and dialects",
         "",
-        "Written by `python -m harness.formats.page`; do not edit. A format defines how bytes become numbers,",
+        "Written by `python -m benchmarks.pages.formats`; do not edit. A format defines how bytes become numbers,",
         "a dialect under which names a program stores them. Both are decided before anything is judged, and only the",
         "checks of that format run. `python -m benchmarks.fault_corpus` prints the faults found in each.",
         "",
