@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 
 from harness import errors
+from harness.engine.room import has_room
 from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError, QuantgateError
 from harness.frames.errors import ClipError
 from harness.records.base import Json
@@ -81,12 +82,15 @@ def describe(error: BaseException) -> dict[str, Json]:
             }
         )
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    kind = kind_of(error)
+    if kind == "crash" and not has_room():
+        kind = "oom"
     return data | {
         "type": "InfraError",
         "message": message,
         "place": "",
         "remedy": "",
-        "kind": kind_of(error),
+        "kind": kind,
         "code": "",
     }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -97,3 +100,22 @@ def test_a_suppressed_context_does_not_count() -> None:
     assert shortage(error, "x", "here") is None
     error.__suppress_context__ = False
     assert kind_of(error) == "oom"
+
+
+@pytest.mark.parametrize(("limited", "kind"), [(True, "oom"), (False, "crash")])
+def test_an_error_that_does_not_name_memory_is_a_shortage_if_there_is_none_left(limited: bool, kind: str) -> None:
+    """oneDNN says the same of a shape that it does not support, and of memory that it did not get."""
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from harness.engine.failures import describe\n"
+        "from harness.engine.inside.main import describe as inside\n"
+        "from harness.engine.room import has_room\n"
+        "error = RuntimeError('could not create a primitive')\n"
+        "if sys.argv[1] == 'True':\n"
+        "    size = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize() + (8 << 20)\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (size, size))\n"
+        "print(describe(error)['kind'], inside(error, room=has_room())['room'])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(limited)], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [kind, str(not limited)]

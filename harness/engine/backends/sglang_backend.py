@@ -142,7 +142,7 @@ class RuntimeAnswerError(Exception):
         if data.get("refused"):
             return InvalidCaseError(str(data["text"]), place=place, remedy=str(data.get("remedy", "")))
         bases = set(data.get("bases", ()))
-        memory = bases & {"MemoryError", "OutOfMemoryError"}
+        memory = bases & {"MemoryError", "OutOfMemoryError"} or not data.get("room", True)
         kind = "oom" if memory else kind_of(RuntimeError(str(data.get("text"))))
         # these base classes mean a broken environment, disk or network and not a broken checkpoint
         if loading and kind == "crash" and not bases & {"ImportError", "OSError", "ConnectionError"}:

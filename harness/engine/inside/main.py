@@ -55,9 +55,12 @@ class Channel:
         self.send("progress", {"stage": stage, "step": step, "steps": steps, "seconds": seconds})
 
 
-def describe(error: BaseException) -> dict[str, Any]:
-    """Return an exception as data: its class and base classes, its message, its traceback."""
+def describe(error: BaseException, *, room: bool = True) -> dict[str, Any]:
+    """Return an exception as data: its class and base classes, its message, its traceback, and whether the process
+    could still get memory (``room``).
+    """
     return {
+        "room": room,
         "type": type(error).__name__,
         "bases": [kind.__name__ for kind in type(error).__mro__],
         "text": str(error),
@@ -73,6 +76,9 @@ def main(requests: int, events: int) -> None:
     for descriptor in (requests, events):
         os.set_inheritable(descriptor, False)
     engine: Any = None
+    # before there is too little memory for an import
+    from harness.engine.room import has_room
+
     with os.fdopen(requests, "rb") as lines:
         for line in lines:
             request = json.loads(line)
@@ -87,7 +93,7 @@ def main(requests: int, events: int) -> None:
                     engine = Engine(channel)
                 answer = getattr(engine, f"do_{request['method']}")(request["params"])
             except Exception as error:
-                channel.send("error", describe(error))
+                channel.send("error", describe(error, room=has_room()))
             else:
                 channel.send("result", answer)
     os._exit(0)  # an ordinary exit would wait for the runtime's background threads
