@@ -8,8 +8,8 @@
 #     scripts/arm64.sh /var/tmp/arm64 cases/tiny.yaml::nvfp4
 #
 # The verdicts, with the distance of each clip from the golden that was made on x86-64, are printed at the end. Give it a CPU to
-# itself: a starved engine counts as frozen. The default CPU has no bf16, so torch multiplies by a slow fallback that raises and
-# catches an exception per Linear; QEMU_CPU=max,sve=off,sme=off has it, and was not run to the end.
+# itself: a starved engine counts as frozen. A case takes half an hour. The emulated CPU has bf16; one without it (QEMU_CPU=neoverse-n1)
+# takes twice as long, because torch raises and catches an exception per Linear there.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 folder=$(mkdir -p "$1" && cd "$1" && pwd); shift
@@ -74,6 +74,6 @@ cp "$here"/.venv/lib/python3*/site-packages/quantgate-*.dist-info/entry_points.t
 
 libraries=$(cd "$root" && find opt/cuda -name '*.so*' -printf '/%h\n' 2>/dev/null | sort -u | paste -sd:)
 exec nice -n 19 env -i PATH=/usr/bin:/bin:/usr/sbin:/sbin PYTHONPATH=/repo:/opt/site LD_LIBRARY_PATH="$libraries" \
-  OMP_NUM_THREADS=1 QUANTGATE_STARTER=0 QEMU_CPU="${QEMU_CPU:-neoverse-n1}" HOME=/root HF_HUB_OFFLINE=1 chroot "$root" /usr/bin/python3 -c \
+  OMP_NUM_THREADS=1 QUANTGATE_STARTER=0 QEMU_CPU="${QEMU_CPU:-max,sve=off,sme=off}" HOME=/root HF_HUB_OFFLINE=1 chroot "$root" /usr/bin/python3 -c \
   'import os, sys; os.chdir("/repo"); import pytest; sys.exit(pytest.main(sys.argv[1:]))' \
   "${@:-cases/tiny.yaml}" --runner cpu -v -p no:cacheprovider --attribution 0
