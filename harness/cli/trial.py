@@ -67,7 +67,9 @@ def try_command(
     if trial.yaml:
         text = patch(root / located.path, case, trial.yaml, root)
         write_text_atomic(folder / "case.patch", text)
-        typer.echo(f"\n{text}\ngit apply {folder / 'case.patch'}")
+        # an unsafe candidate is not offered: what the lines above ask for must change with it
+        offered = "" if trial.answer == "unsafe" else f"\ngit apply {folder / 'case.patch'}"
+        typer.echo(f"\n{text}{offered}")
     typer.echo(f"record: {folder / 'trial.json'}")
     typer.echo(f"report: {render_run(folder, context.folder / 'report')}")
     raise typer.Exit({"safe": 0, "safe_with_changes": 0, "unsafe": 10, "inconclusive": 13}[trial.answer])

@@ -77,10 +77,19 @@ def _split(items: tuple[T, ...], parts: int) -> list[tuple[T, ...]]:
 
 
 COMPARED = (
+    "backend",
+    "runtime",
+    "runtime_args",
+    "command",
+    "program_files",
+    "server",
+    "contracts",
     "model",
+    "base",
     "transformer",
     "transformer_2",
     "env",
+    "pass_env",
     "sampling",
     "scheduler",
     "precision",
@@ -88,8 +97,13 @@ COMPARED = (
     "loader",
     "execution",
 )
-"""Parts of a case in which two configurations may differ. A checkpoint is one difference (`WHOLE`)."""
-WHOLE = frozenset({"model", "transformer", "transformer_2"})
+"""Parts of a case in which two configurations may differ. A checkpoint or a server is one difference (`WHOLE`)."""
+NOT_COMPARED = (
+    *("id", "description", "runners", "timeouts", "perf", "metrics"),
+    *("inspection", "golden_of", "expect", "waiver"),
+)
+"""Parts that name a case or judge it: they move neither the bytes that are inspected nor the frames."""
+WHOLE = frozenset({"server", "model", "base", "transformer", "transformer_2"})
 
 
 class Difference(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import threading
 import time
@@ -131,6 +132,19 @@ def test_each_end_of_a_job_is_a_typed_error(loaded: Any, tmp_path: Path, fault: 
     with pytest.raises(kind) as error:
         backend.generate(case, tmp_path, lambda _: None)
     assert detail in f"{error.value} {error.value.kind}"
+
+
+def test_a_failure_of_a_server_that_gets_no_more_memory_is_a_shortage(loaded: Any, tmp_path: Path) -> None:
+    """oneDNN says "could not create a primitive", and the server passes that on."""
+    case = served(fault="fails")
+    backend = loaded(case)
+    pid = backend._process.pid
+    size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize() + (48 << 20)
+    resource.prlimit(pid, resource.RLIMIT_AS, (size, size))
+    with pytest.raises(InfraError) as error:
+        backend.generate(case, tmp_path, lambda _: None)
+    assert "bad tensor" in str(error.value)
+    assert error.value.kind == "oom"
 
 
 def test_a_server_of_others_has_a_log_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -46,6 +46,19 @@ def test_differences_name_fields_and_apply_to_the_bad_case() -> None:
     assert apply_differences(good, ()) == good
 
 
+def test_every_part_of_a_case_is_compared_or_left_out_on_purpose() -> None:
+    assert sorted((*bisecting.COMPARED, *bisecting.NOT_COMPARED)) == sorted(Case.model_fields)
+
+
+def test_another_version_of_the_runtime_is_a_difference() -> None:
+    runtime = {"backend": "sglang", "runtime_args": {"model_id": "Wan2.2-T2V-A14B-Diffusers"}}
+    good, bad = case(**runtime, runtime="sglang==0.5.13"), case(**runtime, runtime="sglang==0.5.12.post1")
+    assert [one.field for one in differences(good, bad)] == ["runtime"]
+    assert apply_differences(good, differences(good, bad)) == bad
+    contract = case(contracts=["sglang==0.5.12"])
+    assert [one.field for one in differences(case(), contract)] == ["contracts"]
+
+
 def test_the_pair_that_is_needed_is_found_and_the_log_saves_every_run(tmp_path: Path) -> None:
     ran: list[Case] = []
 

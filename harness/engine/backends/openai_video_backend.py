@@ -34,8 +34,10 @@ from harness.engine.backend import Emit, Method
 from harness.engine.backends.checkpoint_view import CheckpointView
 from harness.engine.failures import kind_of
 from harness.engine.process import describe_exit
+from harness.engine.room import has_room, has_room_in
 from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import Clip, write_clip
+from harness.machine.processes import descendants
 from harness.reading import UnreadableError, parse_foreign
 from harness.records.base import Json
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
@@ -131,6 +133,13 @@ class OpenaiVideoBackend:
         if code is not None:
             raise InfraError(f"the server ended while {activity} ({describe_exit(code)})", place=case.id, kind="crash")
 
+    def _has_room(self) -> bool:
+        """Whether the server can still get memory; True for a server that somebody else started."""
+        if self._process is None:
+            return True
+        started = [self._process.pid, *(process.pid for process in descendants(self._process.pid))]
+        return has_room() and all(map(has_room_in, started))
+
     def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
         """Post one job, wait for it, and read its frames.
 
@@ -154,11 +163,14 @@ class OpenaiVideoBackend:
                 emit({"stage": "command", "step": int(job.get("progress") or 0), "steps": 100})
             if job["status"] == "failed":
                 text = json.dumps(job.get("error"))[:600]
+                kind = kind_of(RuntimeError(text))
+                if kind == "crash" and not self._has_room():
+                    kind = "oom"
                 raise InfraError(
                     f"the server failed: {text}",
                     place=case.id,
                     remedy=_look_at(self._server),
-                    kind=kind_of(RuntimeError(text)),
+                    kind=kind,
                 )
             video = self._open("GET", f"/v1/videos/{name}/content")
             # a job that cannot be deleted does no harm to the result
