@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -219,3 +222,38 @@ def test_the_real_server_gives_the_clip_that_was_asked_for(cases: dict[str, Case
     # another seed's noise (the server draws its own), the same prompt: the same colours in the same places
     assert clips[0].shape == clips[1].shape == (17, 64, 96, 3)
     assert abs(clips[0].mean(axis=(0, 1, 2)) - clips[1].mean(axis=(0, 1, 2))).max() < 25
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """This repository's cases, goldens and limits, with a folder of runs of its own."""
+    for name in ("cases", "goldens", "thresholds", "runners"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "tiny").symlink_to(ROOT / "tiny", target_is_directory=True)
+    return tmp_path
+
+
+def _quantgate(project: Path, *arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "harness", *arguments, "--runner", "cpu", "--root", str(project)]
+    ended = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=900, check=False)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def test_try_names_the_default_that_another_version_has(project: Path) -> None:
+    _python("sglang==0.5.12.post1")
+    code, said = _quantgate(project, "try", "incident_sglang_export_new", "--runtime", "sglang==0.5.12.post1")
+    assert code == 10, said
+    assert "the candidate is UNSAFE" in said
+    assert "nvfp4.swap_weight_nibbles.default: false -> true" in said
+    assert "git apply" not in said
+
+
+def test_bisect_finds_the_runtime_and_the_request(project: Path) -> None:
+    _python("sglang==0.5.13")
+    code, said = _quantgate(project, "bisect", "incident_sglang_export_new", "incident_sglang_export_old")
+    assert code == 0, said
+    assert said.endswith('red because of:\n  runtime: "sglang==0.5.13" -> "sglang==0.5.12.post1"\n')
+    changes = ("--set", "sampling.seed=1", "--set", "timeouts.load=900", "--set", "sampling.fps=8")
+    code, said = _quantgate(project, "bisect", "incident_sglang_bf16", *changes)
+    assert code == 0, said
+    assert said.endswith("red because of:\n  sampling.seed: 0 -> 1\n")
