@@ -353,8 +353,8 @@ class SglangBackend:
     def _write_pictures(self, case: Case, out_dir: Path) -> dict[str, Path]:
         """Write the case's pictures as PNG in the size of the video. Return the file by role.
 
-        SGLang resizes by a rule of its own (bicubic, to a size that it computes from area and aspect ratio). A picture
-        that already has the video's size is left unchanged by that rule, so the rule of the case is the one that counts.
+        SGLang resizes by a rule of its own (bicubic, to a size that it computes from area and aspect ratio). That rule
+        leaves a picture of the video's size unchanged, so only the rule of the case takes effect.
 
         Raises:
             InvalidCaseError: a picture is missing, was changed, or cannot be decoded.
