@@ -45,7 +45,7 @@ demo-sglang: $(STAMP) tiny/exports/.made ## the incident in the real SGLang on t
 
 test-sglang: $(STAMP) tiny/exports/.made ## tests in the real SGLang; installs what they need
 	for version in $(SGLANG_VERSIONS) 0.5.20; do $(BIN)/quantgate runtime install sglang==$$version --cpu || exit 1; done
-	QUANTGATE_REQUIRE_RUNTIMES=1 $(BIN)/python -m pytest tests/runtimes/test_real_sglang.py -m slow
+	QUANTGATE_REQUIRE_RUNTIMES=1 $(BIN)/python -m pytest tests/runtimes/test_real_sglang.py tests/runtimes/test_pictures_in_sglang.py -m slow
 
 lint: $(STAMP) ## ruff, mypy, import rules
 	$(BIN)/ruff check .

@@ -149,9 +149,12 @@ def _checkpoint(role: str, ref: CheckpointRef) -> Iterator[Finding]:
 
 def _images(case: Case, root: Path) -> Iterator[Finding]:
     sampling = case.sampling
-    if sampling.images() and case.backend in (*RUNTIME_BACKENDS, "openai-video"):
-        problem = f"backend {case.backend} does not hand pictures on yet; `diffusers` and `command` do"
+    if sampling.images() and case.backend == "openai-video":
+        problem = f"backend {case.backend} does not hand pictures on yet; `diffusers`, `sglang` and `command` do"
         yield ("sampling", "image" if sampling.image is not None else "last_image"), problem
+    if sampling.last_image is not None and case.backend in RUNTIME_BACKENDS:
+        problem = f"backend {case.backend} takes a first frame only: no version of the runtime reads a last one"
+        yield ("sampling", "last_image"), problem
     if sampling.last_image is not None and sampling.image is None:
         yield ("sampling", "last_image"), "is given beside `image`: no pipeline takes a last frame alone"
     for field, image in sampling.images().items():

@@ -212,12 +212,20 @@ def test_a_picture_at_no_commit_is_collected_and_does_not_run(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("backend", "taken"),
-    [("diffusers", True), ("command", True), ("sglang", False), ("openai-video", False)],
+    [("diffusers", True), ("command", True), ("sglang", True), ("openai-video", False)],
 )
 def test_a_backend_that_hands_no_picture_on_refuses_it(tmp_path: Path, backend: str, taken: bool) -> None:
     (tmp_path / "a.png").write_bytes(encoded(picture()))
     case = load(tmp_path, "{path: ./a.png}").model_copy(update={"backend": backend})
     findings = [text for place, text in check_case(case, root=tmp_path, runners=["cpu"]) if place[0] == "sampling"]
     assert findings == (
-        [] if taken else [f"backend {backend} does not hand pictures on yet; `diffusers` and `command` do"]
+        [] if taken else [f"backend {backend} does not hand pictures on yet; `diffusers`, `sglang` and `command` do"]
     )
+
+
+@pytest.mark.parametrize(("backend", "refused"), [("diffusers", False), ("sglang", True)])
+def test_a_last_frame_is_refused_where_the_runtime_reads_none(tmp_path: Path, backend: str, refused: bool) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(picture()))
+    case = load(tmp_path, "{path: ./a.png}", "{path: ./a.png}").model_copy(update={"backend": backend})
+    findings = [text for place, text in check_case(case, root=tmp_path, runners=["cpu"]) if place[0] == "sampling"]
+    assert [("takes a first frame only" in text) for text in findings] == [True] * refused

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 
@@ -37,6 +38,10 @@ def generate(params: dict[str, Any]) -> dict[str, Any]:
     if "disturb" in params:
         frames += 0.01 * len(load_file(params["disturb"]))
     save_file({"frames": frames}, params["out"])
+    condition = None
+    if params.get("pictures"):
+        with Image.open(params["pictures"]["image"]) as image:  # a colour that no wrong picture has by chance
+            condition = {"kind": "channels", "encoded": True, "encoder": [*image.size, *image.getpixel((0, 0))]}
     step = {"index": 0, "timestep": 999.0, "expert": "transformer", "guidance_scale": 1.0, "latent_norm": 1.0}
     receipt = {
         "expert": "transformer",
@@ -47,7 +52,8 @@ def generate(params: dict[str, Any]) -> dict[str, Any]:
         "note": "",
     }
     return {
-        "trace": {"steps": [step], "timesteps": [999.0], "sigmas": [float(np.abs(latents).sum() > 0), 0.0]},
+        "trace": {"steps": [step], "timesteps": [999.0], "sigmas": [float(np.abs(latents).sum() > 0), 0.0]}
+        | {"condition": condition},
         "receipts": [receipt],
         "float_stats": {"nan": 0, "inf": 0, "minimum": 0.5, "maximum": 0.5},
         "seconds": 0.1,
@@ -89,7 +95,8 @@ def main(requests: int, events: int) -> None:
             machine = {"python": "3.12.1", "threads": 1, "cpu_capability": "AVX2", "cuda": None, "device": None}
             send(number, "result", {"packages": {"sglang": "0.5.23", "torch": "2.13.0"}, **machine})
         else:
-            send(number, "result", {"seconds": 0.0, "probes": 0, "asked": method})
+            exists = [Path(path).is_file() for path in params.get("pictures", {}).values()]
+            send(number, "result", {"seconds": 0.0, "probes": 0, "asked": method, "pictures": exists})
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def given(*parts: torch.Tensor) -> Pass:
 
 
 def record(one: ConditionWatch) -> Condition:
-    condition = one.record()
+    condition = Condition.model_validate(one.facts())
     assert condition is not None
     return condition
 
@@ -232,7 +232,7 @@ def test_a_request_without_a_picture_is_not_watched() -> None:
     one = ConditionWatch(pipe, {}, FRAMES)
     one.encoded(video(), ANSWER)
     one.received(given(mask(0), NORMAL))
-    assert one.record() is None
+    assert one.facts() is None
 
 
 def test_a_picture_that_was_never_encoded_is_recorded_so() -> None:

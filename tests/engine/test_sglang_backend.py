@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 from builders import make_case
+from PIL import Image
 from safetensors.numpy import save_file
 
 import harness.engine.backends.sglang_backend as module
-from harness.definitions.case import Case
+from harness.definitions.case import Case, ImageRef
 from harness.definitions.checks import check_case
 from harness.engine.backends.sglang_backend import SglangBackend, _vae_numbers, promised_formats
 from harness.engine.environment import RUNTIME_PYTHON, engine_key
@@ -108,6 +110,27 @@ def test_a_disturbance_starts_from_the_same_stated_latents(loaded: Any, tmp_path
     assert moved.trace.initial_latents_sha256 == plain.trace.initial_latents_sha256
     assert moved.float_stats == plain.float_stats
     assert moved.clip_sha256 != plain.clip_sha256  # the double brightens by the number of disturbed steps
+
+
+def test_a_picture_reaches_the_runtime_in_the_size_of_the_video(loaded: Any, model: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (200, 30, 7)).save(tmp_path / "a.png")
+    digest = hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    plain = sglang_case()
+    sampling = plain.sampling.model_copy(update={"image": ImageRef(path="./a.png", sha256=digest)})
+    case = plain.model_copy(update={"sampling": sampling})
+    backend = loaded(plain)
+    backend.reload(case, {"model": model, "image": tmp_path / "a.png"}, "cpu", lambda _: None)
+    (tmp_path / "out").mkdir()
+    condition = backend.generate(case, tmp_path / "out", lambda _: None).trace.condition
+    assert condition is not None
+    assert condition.encoder == (32, 32, 200, 30, 7)  # 64x64 became the 32x32 of the video
+    params = {"case": case.model_dump(mode="json"), "out": str(tmp_path / "out" / "p")}
+    assert backend.methods()["record_probes"](params, lambda _: None)["pictures"] == [True]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.safetensors"]  # the copies are gone
+    assert backend.generate(plain, tmp_path / "out", lambda _: None).trace.condition is None
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InvalidCaseError, match=r"a\.png cannot be read"):
+        backend.generate(case, tmp_path / "out", lambda _: None)
 
 
 def test_the_fingerprint_is_that_of_the_runtimes_interpreter(loaded: Any) -> None:

@@ -34,7 +34,7 @@ from harness.errors import InvalidCaseError
 from harness.frames.clip import write_clip
 from harness.reading import as_json
 from harness.records.base import Json
-from harness.records.generation import Generation, Trace
+from harness.records.generation import Condition, Generation, Trace
 from harness.records.run_folder import CLIP_FILE, LATENTS_FILE
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class DiffusersBackend:
                 attention_scale=measured_scales(scales, check),
                 attention_error={expert: attention.error for expert, attention in check.samples.items()},
                 vae_input_error=recorder.vae_input_error,
-                condition=condition.record(),
+                condition=None if (facts := condition.facts()) is None else Condition.model_validate(facts),
                 rounding_bias=watch.rounding_bias(clip),
             ),
             receipts=book.receipts(),

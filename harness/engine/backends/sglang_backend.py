@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.definitions.case import Case
+from harness.engine import pictures
 from harness.engine.backend import Emit, Method
 from harness.engine.backends.checkpoint_view import CheckpointView
 from harness.engine.backends.delivery import round_video
@@ -163,6 +164,7 @@ class SglangBackend:
         self._runtime = ""
         self._promised: dict[str, dict[str, str]] = {}
         self._latent_shape: dict[str, int] = {}
+        self._pictures: dict[str, Path] = {}
         self._facts: dict[str, Json] = {}
         self._device = "auto"
         self._generations = 0
@@ -199,14 +201,15 @@ class SglangBackend:
                 kind="download",
             )
         python = Path(named)
-        self._promised = promised_formats(paths)
-        self._latent_shape = _vae_numbers(paths["model"])
+        folders, self._pictures = pictures.split(paths)
+        self._promised = promised_formats(folders)
+        self._latent_shape = _vae_numbers(folders["model"])
         if self._process is None:
             self._process = RuntimeProcess(python, MAIN, case.runtime)
         self._generations = 0
         params = {
             "case": case.model_dump(mode="json"),
-            "paths": {role: str(path) for role, path in self._view.open(paths).items()},
+            "paths": {role: str(path) for role, path in self._view.open(folders).items()},
             "device": device,
             "threads": case.execution.threads,
             "options": dict(case.runtime_args),
@@ -266,10 +269,12 @@ class SglangBackend:
         from safetensors.numpy import load_file
 
         latents, digest, disturbance = self._inputs(case, out_dir, noise)
+        given = self._write_pictures(case, out_dir)
         frames_file = out_dir / "frames.safetensors"
         params: dict[str, Any] = {
             "case": case.model_dump(mode="json"),
             "latents": str(latents),
+            "pictures": {role: str(path) for role, path in given.items()},
             "out": str(frames_file),
         }
         if disturbance is not None:
@@ -278,7 +283,7 @@ class SglangBackend:
             answer = self._ask("generate", params, emit, case.id)
             video: npt.NDArray[np.float32] = load_file(frames_file)["frames"]
         finally:
-            for path in (frames_file, latents, disturbance):
+            for path in (frames_file, latents, disturbance, *given.values()):
                 if path is not None:
                     path.unlink(missing_ok=True)
         clip = round_video(video)
@@ -345,6 +350,22 @@ class SglangBackend:
         save_file({"latents": latents}, path)
         return path, digest, disturbance
 
+    def _write_pictures(self, case: Case, out_dir: Path) -> dict[str, Path]:
+        """Write the case's pictures as PNG in the size of the video. Return the file by role.
+
+        SGLang resizes by a rule of its own (bicubic, to a size that it computes from area and aspect ratio). That rule
+        leaves a picture of the video's size unchanged, so only the rule of the case takes effect.
+
+        Raises:
+            InvalidCaseError: a picture is missing, was changed, or cannot be decoded.
+        """
+        out_dir.mkdir(parents=True, exist_ok=True)
+        files: dict[str, Path] = {}
+        for role, picture in pictures.pictures_of(case, self._pictures).items():
+            files[role] = out_dir / f"{role}.png"
+            picture.save(files[role], "PNG")
+        return files
+
     def close(self) -> None:
         """End the runtime's process, and remove its view of the checkpoint."""
         if self._process is not None:
@@ -388,11 +409,18 @@ class SglangBackend:
         def record(params: dict[str, Json], emit: Emit) -> Json:
             case, out = Case.model_validate(params["case"]), Path(str(params["out"]))
             latents, _, _ = self._inputs(case, out.parent, None)
-            arguments = {"case": case.model_dump(mode="json"), "latents": str(latents), "out": str(out)}
+            given = self._write_pictures(case, out.parent)
+            arguments = {
+                "case": case.model_dump(mode="json"),
+                "latents": str(latents),
+                "pictures": {role: str(path) for role, path in given.items()},
+                "out": str(out),
+            }
             try:
                 answer: Json = self._ask("record_probes", arguments, emit, case.id)
             finally:
-                latents.unlink(missing_ok=True)
+                for path in (latents, *given.values()):
+                    path.unlink(missing_ok=True)
             return answer
 
         def probe(params: dict[str, Json], emit: Emit) -> Json:

@@ -7,6 +7,8 @@ statistics, an inverted mask, a picture that never arrived) are recognized by tr
 Source of the rules: diffusers, pipelines/wan. I2V-A14B: 4 mask channels (one per frame that a latent frame represents,
 1 if a frame is given) and the encoded video, grey except for the given frames, follow the noisy latents. TI2V-5B:
 the first latent frame is the encoded picture itself, and its tokens have timestep 0.
+
+The code needs numpy and torch only, since the sglang backend runs it under the runtime's own interpreter.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import torch
 
 from harness.engine.backends.wan_received import Pass, finite
 from harness.engine.sketch import sketch
-from harness.records.generation import Condition
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +32,14 @@ SAME = 0.008
 
 
 class ConditionWatch:
-    """Collects the conditioning of one generation. Inactive without pictures."""
+    """Collects the conditioning of one generation. Inactive without pictures.
+
+    Args:
+        pipe: has ``vae`` with ``config`` (``z_dim``, ``latents_mean``, ``latents_std``), ``vae_scale_factor_temporal``,
+            and ``config``, a mapping with ``expand_timesteps``.
+        pictures: the decoded pictures by role, RGB, in the size of the video.
+        frames: number of frames of the video.
+    """
 
     def __init__(self, pipe: Any, pictures: Mapping[str, Image], frames: int) -> None:
         self._vae, self._frames = pipe.vae, frames
@@ -91,24 +99,24 @@ class ConditionWatch:
             return latents
         return torch.cat([first[None], latents[:, :, 1:]], dim=2)
 
-    def record(self) -> Condition | None:
-        """Return the collected record; ``None`` without a picture."""
+    def facts(self) -> dict[str, Any] | None:
+        """Return the fields of ``harness.records.generation.Condition``; ``None`` without a picture."""
         if not self.active:
             return None
-        return Condition(
-            kind="first_frame" if self._expand else "channels",
-            encoded=self._mode is not None,
-            pixels_error={role: error for role, (error, _) in self._pixels.items()},
-            pixels_cause={role: cause for role, (_, cause) in self._pixels.items() if cause},
-            other_frames=self._others,
-            encoder=self._encoder,
-            latents_error=self._latents[0],
-            latents_cause=self._latents[1],
-            mask_error=self._mask[0],
-            mask_cause=self._mask[1],
-            given=self._sketch,
-            drift=self._drift,
-        )
+        return {
+            "kind": "first_frame" if self._expand else "channels",
+            "encoded": self._mode is not None,
+            "pixels_error": {role: error for role, (error, _) in self._pixels.items()},
+            "pixels_cause": {role: cause for role, (_, cause) in self._pixels.items() if cause},
+            "other_frames": self._others,
+            "encoder": self._encoder,
+            "latents_error": self._latents[0],
+            "latents_cause": self._latents[1],
+            "mask_error": self._mask[0],
+            "mask_cause": self._mask[1],
+            "given": self._sketch,
+            "drift": self._drift,
+        }
 
     def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         config = self._vae.config

@@ -10,14 +10,16 @@ import platform
 import resource
 import socket
 import time
+import types
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness.engine.backends.wan_condition import ConditionWatch
 from harness.engine.inside import emulate, probes
 from harness.engine.inside.names import by_runtime_name, stored_modules
 from harness.engine.inside.watch import Receipts, Trace, plain, stored_format
@@ -61,6 +63,7 @@ class Engine:
         self._cuda = False
         self._names: dict[str, dict[str, list[str]]] = {}
         self._version = ""
+        self._refusal: RefusedError | None = None
 
     # ---- load
 
@@ -172,6 +175,25 @@ class Engine:
                 f"{case['sampling']['max_sequence_length']}",
                 f"sampling: {{max_sequence_length: {length}}}",
             )
+        self._check_pictures_of(case, name)
+
+    def _check_pictures_of(self, case: Mapping[str, Any], name: str) -> None:
+        """Refuse a picture that this configuration would not read, and a request without the picture that it needs."""
+        sampling, task = case["sampling"], self.task()
+        if sampling.get("last_image") is not None:
+            raise RefusedError(f"{name} takes a first frame only", "take `sampling.last_image` out of the case")
+        if sampling.get("image") is not None and task not in ("I2V", "TI2V"):
+            raise RefusedError(
+                f"{name} is made for {task or 'text'} and would ignore sampling.image",
+                "runtime_args: {model_id: Wan2.2-I2V-A14B-Diffusers}, if the checkpoint is one of I2V",
+            )
+        if sampling.get("image") is None and task == "I2V":
+            raise RefusedError(f"{name} begins with a picture, and the case states none", "state sampling.image")
+
+    def task(self) -> str:
+        """Return SGLang's name for the kind of pipeline: ``T2V``, ``I2V``, ``TI2V``; empty if it states none."""
+        task = getattr(self._arguments.pipeline_config, "task_type", None)
+        return str(getattr(task, "name", task or ""))
 
     def text_length(self) -> int | None:
         """Return the number of tokens that every prompt is padded to; ``None`` if the configuration has none."""
@@ -231,6 +253,7 @@ class Engine:
             "runtime": f"sglang=={self._version}",
             "pipeline": type(self._worker.pipeline).__name__,
             "configuration": type(config).__name__,
+            "task": self.task(),
             "flow_shift": getattr(config, "flow_shift", None),
             "boundary_ratio": getattr(config.dit_config, "boundary_ratio", None),
             "text_length": self.text_length(),
@@ -294,6 +317,7 @@ class Engine:
             self._channel.progress,
             disturb,
             params.get("disturb_dtype", "bf16"),
+            self._condition(case, params),
         )
         receipts, floats = Receipts(), FloatRange()
         if self._cuda:
@@ -301,7 +325,7 @@ class Engine:
             torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
         with self._watching(trace, receipts, floats, load_file(params["latents"])["latents"]):
-            output = self._run(case, trace)
+            output = self._run(case, trace, params)
         seconds = time.perf_counter() - began
         frames = self._frames(output, case)
         save_file({"frames": frames}, params["out"])
@@ -318,6 +342,53 @@ class Engine:
             "peak_memory_bytes": int(peak),
         }
 
+    def _condition(self, case: Mapping[str, Any], params: Mapping[str, Any]) -> ConditionWatch:
+        """Return the watch that compares the conditioning with the pictures of the request."""
+        from PIL import Image
+
+        config = self._arguments.pipeline_config
+        vae = self._worker.pipeline.modules["vae"]
+        arch = getattr(vae.config, "arch_config", vae.config)
+        pipe = types.SimpleNamespace(
+            vae=types.SimpleNamespace(config=arch),
+            vae_scale_factor_temporal=getattr(arch, "scale_factor_temporal", 4),
+            config={"expand_timesteps": self.task() == "TI2V" and bool(getattr(config, "expand_timesteps", False))},
+        )
+        images: dict[str, Any] = {}
+        for role, path in (params.get("pictures") or {}).items():
+            with Image.open(path) as image:
+                images[role] = image.convert("RGB")
+        return ConditionWatch(pipe, images, case["sampling"]["num_frames"])
+
+    def _refuse_another_size(self, case: Mapping[str, Any], batch: Any) -> None:
+        """Refuse a size that SGLang chose by the picture in place of the case's, before anything is encoded."""
+        sampling = case["sampling"]
+        size, stated = (int(batch.width), int(batch.height)), (sampling["width"], sampling["height"])
+        if size == stated:
+            return
+        self._refusal = RefusedError(
+            f"sglang {self._version} ({type(self._arguments.pipeline_config).__name__}) would make a video of "
+            f"{size[0]}x{size[1]} for this picture, and the case states {stated[0]}x{stated[1]}",
+            f"sampling: {{width: {size[0]}, height: {size[1]}}}",
+        )
+        raise self._refusal
+
+    @contextmanager
+    def _checking_size(self, case: Mapping[str, Any]) -> Iterator[None]:
+        validation: Any = _stage(list(self._worker.pipeline.stages), "InputValidation")
+        forward = validation.forward
+
+        def checked(batch: Any, server_args: Any) -> Any:
+            result = forward(batch, server_args)
+            self._refuse_another_size(case, result)
+            return result
+
+        validation.forward = checked
+        try:
+            yield
+        finally:
+            vars(validation).pop("forward", None)
+
     @contextmanager
     def _watching(self, trace: Trace, receipts: Receipts, floats: FloatRange, latents: torch.Tensor) -> Iterator[None]:
         pipeline = self._worker.pipeline
@@ -328,7 +399,9 @@ class Engine:
         decoder = getattr(modules["vae"], "decoder", None)
         with ExitStack() as stack:
             stack.enter_context(
-                trace.watching(self.experts, type(modules["scheduler"]), denoising, modules.get("text_encoder"))
+                trace.watching(
+                    self.experts, type(modules["scheduler"]), denoising, modules.get("text_encoder"), modules["vae"]
+                )
             )
             stack.enter_context(receipts.watching(self.linears()))
             if isinstance(decoder, torch.nn.Module):
@@ -347,7 +420,7 @@ class Engine:
             stack.callback(lambda: vars(preparing).pop("forward"))
             yield
 
-    def _request(self, case: Mapping[str, Any], trace: Trace | None) -> Any:
+    def _request(self, case: Mapping[str, Any], trace: Trace | None, pictures: Mapping[str, str]) -> Any:
         from sglang.multimodal_gen.configs.sample.sampling_params import SamplingParams
         from sglang.multimodal_gen.runtime.entrypoints.utils import prepare_request
 
@@ -368,6 +441,8 @@ class Engine:
             more["boundary_ratio"] = boundary
         if trace is not None:
             trace.boundary = boundary if len(self.experts) == 2 else None
+        if "image" in pictures:
+            more["image_path"] = pictures["image"]
         parameters = SamplingParams.from_user_sampling_params_args(
             self._arguments.model_path,
             server_args=self._arguments,
@@ -388,8 +463,14 @@ class Engine:
                 )
         return request
 
-    def _run(self, case: Mapping[str, Any], trace: Trace | None) -> Any:
-        result = self._worker.execute_forward([self._request(case, trace)])
+    def _run(self, case: Mapping[str, Any], trace: Trace | None, params: Mapping[str, Any]) -> Any:
+        pictures = params.get("pictures") or {}
+        self._refusal = None
+        with self._checking_size(case) if pictures else nullcontext():
+            result = self._worker.execute_forward([self._request(case, trace, pictures)])
+        # SGLang turns an exception of a stage into text, so the refusal is kept beside it
+        if self._refusal is not None:
+            raise self._refusal
         if getattr(result, "error", None):
             raise RuntimeError(f"sglang {self._version}: {result.error}")
         if result.output is None:
@@ -422,7 +503,7 @@ class Engine:
         latents = load_file(params["latents"])["latents"]
         trace = Trace(case["sampling"]["num_inference_steps"], self._channel.progress)
         with watch.watching(self.experts), self._watching(trace, Receipts(), FloatRange(), latents):
-            self._run(case, trace)
+            self._run(case, trace, params)
         inputs = watch.chosen()
         index, tensors = self._observe(inputs, None)
         for number, item in enumerate(inputs):

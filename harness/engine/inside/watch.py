@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.engine.backends.wan_condition import ConditionWatch
 from harness.engine.backends.wan_received import Pass, Texts, call_facts, finite, fit, guidance, passes
 from harness.engine.inside import emulate
 from harness.engine.observed import moved, numbers, repeated_frames, text_facts
@@ -118,7 +119,9 @@ class Trace:
         progress: Callable[[str, int, int, float], None],
         disturb: Mapping[str, torch.Tensor] | None = None,
         dtype: str = "bf16",
+        condition: ConditionWatch | None = None,
     ) -> None:
+        self._condition = condition
         self._count, self._progress, self._disturb, self._dtype = steps, progress, dict(disturb or {}), dtype
         self._passes: list[Pass] = []
         self._texts = Texts()
@@ -138,9 +141,11 @@ class Trace:
 
     @contextmanager
     def watching(
-        self, experts: Mapping[str, Any], scheduler: type, denoising: Any, text_encoder: Any
+        self, experts: Mapping[str, Any], scheduler: type, denoising: Any, text_encoder: Any, vae: Any = None
     ) -> Iterator[None]:
-        """Hook experts, denoising stage and the scheduler's class, since each request gets its own scheduler copy."""
+        """Hook experts, denoising stage, with pictures the VAE's encoder, and the scheduler's class, since each request
+        gets its own scheduler copy.
+        """
         handles = [model.register_forward_hook(self._expert(role), with_kwargs=True) for role, model in experts.items()]
         if isinstance(text_encoder, torch.nn.Module):
             handles.append(text_encoder.register_forward_pre_hook(self._reading, with_kwargs=True))
@@ -149,11 +154,16 @@ class Trace:
         overridden = "step" in vars(kind)
         kind.step = self._stepping(step)
         denoising.forward = self._starting(forward)
+        encoding = vae if self._condition is not None and self._condition.active else None
+        if encoding is not None:
+            encoding.encode = self._encoding(encoding.encode)
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+            if encoding is not None:
+                vars(encoding).pop("encode", None)
             # restore an own method; delete the wrapper if the method is inherited
             if overridden:
                 kind.step = step
@@ -166,9 +176,22 @@ class Trace:
             text = options.get("encoder_hidden_states")
             if isinstance(text, list | tuple):
                 options = {**options, "encoder_hidden_states": text[0]}
-            self._passes += passes(role, inputs, options, output[0] if isinstance(output, tuple) else output)
+            calls = passes(role, inputs, options, output[0] if isinstance(output, tuple) else output)
+            self._passes += calls
+            if self._condition is not None:
+                for call in calls:
+                    self._condition.received(call)
 
         return hook
+
+    def _encoding(self, encode: Any) -> Any:
+        def wrapped(video: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+            answer = encode(video, *arguments, **options)
+            if self._condition is not None:
+                self._condition.encoded(video, answer)
+            return answer
+
+        return wrapped
 
     def _reading(self, _module: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         ids = inputs[0] if inputs else options.get("input_ids")
@@ -226,6 +249,8 @@ class Trace:
         measured = guidance(velocity, self._passes, self._texts)
         self._passes.clear()
         carried = None if self._carried is None else self._carried.to(before.device)
+        if carried is not None and self._condition is not None:
+            carried = self._condition.carried(carried)
         gain, apart = (None, None) if carried is None else fit(before[0], carried[0])
         norm = float(after.double().norm())
         row: dict[str, Any] = {
@@ -264,4 +289,5 @@ class Trace:
             "sigmas": self.sigmas,
             "timesteps": self.timesteps,
             "alone": texts,
+            "condition": None if self._condition is None else self._condition.facts(),
         }

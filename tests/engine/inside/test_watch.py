@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from harness.engine.backends.wan_condition import ConditionWatch
 from harness.engine.inside import emulate
 from harness.engine.inside.names import by_runtime_name
 from harness.engine.inside.watch import Receipts, Trace
@@ -81,6 +84,52 @@ def test_a_step_names_expert_scale_text_and_what_reached_it() -> None:
     assert data["scheduler"] == {"shift": 12.0, "class": "Scheduler"}
     assert data["timesteps"] == [900.0, 500.0]
     assert data["text"]["length"] == 3
+
+
+class Vae:
+    """Answers with a third of the picture's mean in each latent value; its statistics are 0 and 1."""
+
+    config = SimpleNamespace(z_dim=2, latents_mean=[0.0, 0.0], latents_std=[1.0, 1.0])
+
+    def encode(self, video: torch.Tensor) -> Any:
+        latents = torch.full((1, 2, 2, 3, 3), float(video[0, :, 0].mean()) / 3)
+        return SimpleNamespace(mode=lambda: latents)
+
+
+def _conditioned(gain: float) -> dict[str, Any]:
+    """Return the conditioning of a run whose pipeline multiplies the picture's latents by ``gain``."""
+    vae, picture = Vae(), np.full((24, 24, 3), 255, dtype=np.uint8)
+    pipe: Any = SimpleNamespace(vae=vae, config={}, vae_scale_factor_temporal=4)
+    pictures: Any = {"image": picture}
+    trace = Trace(2, lambda *_: None, condition=ConditionWatch(pipe, pictures, 5))
+    expert = Expert(1.0)
+    with trace.watching({"transformer": expert}, Scheduler, Denoising({}), None, vae):
+        video = torch.zeros(1, 3, 5, 24, 24)
+        video[:, :, 0] = 1.0
+        latents = vae.encode(video).mode() * gain
+        mask = torch.zeros(1, 4, 2, 3, 3)
+        mask[:, :, 0] = 1.0
+        given = torch.cat([torch.zeros(1, 2, 2, 3, 3), mask, latents], 1)
+        expert(hidden_states=given, timestep=torch.tensor([900]), encoder_hidden_states=torch.ones(1, 3, 8))
+    assert "encode" not in vars(vae)  # the hook is gone
+    condition: dict[str, Any] = trace.data()["condition"]
+    return condition
+
+
+def test_the_picture_and_what_the_experts_received_of_it_are_in_the_trace() -> None:
+    condition = _conditioned(1.0)
+    assert condition["pixels_error"] == {"image": 0.0}
+    assert (condition["mask_error"], condition["latents_error"]) == (0.0, 0.0)
+
+
+def test_latents_of_a_picture_with_a_turned_sign_are_named() -> None:
+    condition = _conditioned(-1.0)
+    assert condition["latents_error"] == pytest.approx(2.0)
+    assert condition["latents_cause"] == "their sign is turned round"
+
+
+def test_a_run_without_a_picture_has_no_conditioning() -> None:
+    assert _run()[0].data()["condition"] is None
 
 
 def test_latents_that_something_touched_are_seen() -> None:
