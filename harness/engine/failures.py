@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import traceback
 from collections.abc import Iterator
 
@@ -17,8 +18,30 @@ _CARRIED: dict[str, type[QuantgateError]] = {
     for kind in (InvalidCaseError, CheckpointFaultError, ClipError, InfraError, errors.NoRunnerError)
 }
 STREAMS = ("stdout", "stderr")
-_OUT_OF_MEMORY = ("out of memory", "allocate memory", "failed to allocate", "bad_alloc", "os error 12")
-_DISK = ("no space left on device", "quota exceeded", "os error 28", "input/output error", "os error 5)")
+# numbers end with their bracket: Rust's "os error 122" is a full disk quota, and not "os error 12", no memory
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "out_of_memory",  # CUDA's driver and oneDNN give the name of the status
+    "not enough memory",
+    "allocate memory",
+    "failed to allocate",
+    "bad_alloc",
+    "os error 12)",
+    "cudaerrormemoryallocation",
+    "status_alloc_failed",  # cuBLAS, cuDNN, cuSOLVER, cuSPARSE: a cudaMalloc of theirs failed
+    "allocation_failed",  # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, and HOST
+)
+_NUMPY_OUT_OF_MEMORY = re.compile(r"unable to allocate [\d.]+ (?:bytes|[kmgtpe]ib)\b")
+# glibc's loader says this if a library comes too late for a table of fixed size, however much memory there is
+_NOT_OUT_OF_MEMORY = "cannot allocate memory in static tls block"
+_DISK = (
+    "no space left on device",
+    "quota exceeded",
+    "os error 28)",
+    "os error 122)",
+    "input/output error",
+    "os error 5)",
+)
 _DISK_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 _DEVICE = ("cuda error", "device-side assert", "cublas_status", "cudnn_status", "nccl error", "no kernel image")
 
@@ -54,13 +77,19 @@ def _own_kind(error: BaseException) -> str:
     text = str(error).lower()
     names = {kind.__name__ for kind in type(error).__mro__}
     out = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    if out or "OutOfMemoryError" in names or any(mark in text for mark in _OUT_OF_MEMORY):
+    if out or "OutOfMemoryError" in names or _reports_no_memory(text):
         return "oom"
     if "AcceleratorError" in names or any(mark in text for mark in _DEVICE):
         return "device"
     if (isinstance(error, OSError) and error.errno in _DISK_CODES) or any(mark in text for mark in _DISK):
         return "disk"
     return "crash"
+
+
+def _reports_no_memory(text: str) -> bool:
+    """Return whether a message in lower case reports that memory could not be had, of the host or of a device."""
+    text = text.replace(_NOT_OUT_OF_MEMORY, "")
+    return any(mark in text for mark in _OUT_OF_MEMORY) or _NUMPY_OUT_OF_MEMORY.search(text) is not None
 
 
 def describe(error: BaseException) -> dict[str, Json]:

@@ -30,6 +30,18 @@ from harness.frames.errors import ClipError
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"), "device"),
         (OSError(28, "No space left on device"), "disk"),
         (ValueError("odd"), "crash"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "oom"),
+        (RuntimeError("CUDA error: CUDA_ERROR_OUT_OF_MEMORY"), "oom"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 64 bytes."), "oom"),
+        (RuntimeError("Unable to allocate 5.00 GiB for an array with shape (5, 2)"), "oom"),
+        (RuntimeError("Unable to allocate 8 bytes for an array"), "oom"),
+        (RuntimeError("std::bad_alloc"), "oom"),
+        (RuntimeError("I/O error: Cannot map (os error 12)"), "oom"),
+        (RuntimeError("I/O error: written in part (os error 122)"), "disk"),
+        (RuntimeError("unable to allocate port 8000"), "crash"),
+        (ImportError("libgomp.so.1: cannot allocate memory in static TLS block"), "crash"),
+        (RuntimeError("could not create a primitive"), "crash"),
     ],
 )
 def test_the_kind_of_an_exception(error: Exception, kind: str) -> None:
