@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import json
 import resource
 import sys
@@ -99,14 +101,51 @@ def test_a_server_that_runs_already_is_used_and_left(loaded: Any, tmp_path: Path
     assert seen["prompt"] == case.sampling.prompt
 
 
+def _sent(dialect: str) -> dict[str, Any]:
+    """Return the fields as the server reads them: a form's are texts."""
+    body, kind = encode_request(served(dialect), dialect)
+    if dialect == "sglang":
+        fields: dict[str, Any] = json.loads(body)
+        return fields
+    form = email.message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body, policy=email.policy.HTTP)
+    return {
+        str(part.get_param("name", header="content-disposition")): part.get_payload(decode=True).decode()
+        for part in form.iter_parts()
+    }
+
+
 @pytest.mark.parametrize("dialect", ["sglang", "vllm-omni"])
 def test_no_parameter_of_the_case_is_left_to_a_default(dialect: str) -> None:
-    fields = parameters(served(dialect), dialect)
+    fields = _sent(dialect)
+    assert fields.keys() == parameters(served(dialect), dialect).keys()
     assert {"prompt", "negative_prompt", "size", "num_frames", "fps", "num_inference_steps", "seed"} < fields.keys()
     assert video_server.problem(dialect, fields) == ""
-    assert None not in fields.values()
     other = "vllm-omni" if dialect == "sglang" else "sglang"
     assert video_server.problem(other, fields) != ""  # the doubles are strict
+
+
+@pytest.mark.parametrize("dialect", ["sglang", "vllm-omni"])
+def test_the_doubles_refuse_a_wrong_type_of_every_field_that_is_sent(dialect: str) -> None:
+    fields = _sent(dialect)
+    texts = {"prompt", "negative_prompt", "generator_device"}
+    for name in fields.keys() - (texts if dialect == "vllm-omni" else set()):
+        for wrong in ["None", "4.5x", ""] if dialect == "vllm-omni" else [None, [1], {}]:
+            assert name in video_server.problem(dialect, fields | {name: wrong}), (name, wrong)
+    assert "unknown" in video_server.problem(dialect, fields | {"negativ_prompt": "x"})
+
+
+def test_what_would_change_the_clip_afterwards_is_turned_off() -> None:
+    fields = _sent("vllm-omni")
+    assert (fields["generate_sound"], fields["enable_frame_interpolation"]) == ("false", "false")
+
+
+def test_an_empty_form_field_is_reported_as_not_received(loaded: Any, tmp_path: Path) -> None:
+    for dialect, reported in (("vllm-omni", True), ("sglang", False)):
+        case = served(dialect)
+        sampling = case.sampling.model_copy(update={"negative_prompt": ""})
+        case = case.model_copy(update={"sampling": sampling})
+        lost = loaded(case).generate(case, tmp_path / dialect, lambda _: None).not_available
+        assert any(item.startswith("negative_prompt: ") for item in lost) is reported
 
 
 def test_sglang_gets_its_scales_in_order_and_best_quality() -> None:
@@ -124,14 +163,22 @@ def test_sglang_gets_its_scales_in_order_and_best_quality() -> None:
         ("busy", InfraError, "503"),
         ("dies", InfraError, "exit status 3"),
         ("nonsense", InfraError, "no video"),
+        ("rejects", InvalidCaseError, "num_frames must be 4n+1"),
+        ("silent", InfraError, "no reason is given crash"),
+        ("cancels", InfraError, "the job ended as 'cancelled'"),
+        ("forgets", InfraError, '"Video not found"} protocol'),
+        ("lost", InfraError, "/content: the server answered 404"),
+        ("odd", InfraError, "names no status of the job: 1 protocol"),
+        ("cut", InfraError, "of its bytes"),
+        ("key", InvalidCaseError, "start the server without an API key"),
     ],
 )
 def test_each_end_of_a_job_is_a_typed_error(loaded: Any, tmp_path: Path, fault: str, kind: Any, detail: str) -> None:
-    case = served(fault=fault)
+    case = served("vllm-omni", fault)
     backend = loaded(case)
     with pytest.raises(kind) as error:
         backend.generate(case, tmp_path, lambda _: None)
-    assert detail in f"{error.value} {error.value.kind}"
+    assert detail in f"{error.value.message} {getattr(error.value, 'kind', '')} {error.value.remedy}"
 
 
 def test_a_failure_of_a_server_that_gets_no_more_memory_is_a_shortage(loaded: Any, tmp_path: Path) -> None:

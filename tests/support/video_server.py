@@ -11,6 +11,7 @@ import email.parser
 import email.policy
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -22,36 +23,71 @@ from typing import Any
 import av
 import numpy as np
 
-SHARED = {"prompt", "negative_prompt", "size", "num_frames", "fps", "num_inference_steps", "seed", "model", "seconds",
-          "guidance_scale", "guidance_scale_2", "width", "height", "true_cfg_scale"}  # fmt: skip
-FIELDS = {
-    "sglang": SHARED | {"generator_device", "output_compression", "output_quality", "max_sequence_length", "flow_shift",
-                        "enable_teacache", "n"},
-    "vllm-omni": SHARED | {"boundary_ratio", "flow_shift", "user", "extra_params", "lora", "generate_sound"},
+# Fields of the published request models: kind, smallest value, largest value. A form holds texts, JSON holds values.
+TEXT = ("text", None, None)
+FLAG = ("flag", None, None)
+COUNT = ("whole", 1, 10**9)
+SCALE = ("number", 0, 20)
+SHARED: dict[str, tuple[str, float | None, float | None]] = {
+    "prompt": TEXT, "negative_prompt": TEXT, "model": TEXT, "size": ("size", None, None),
+    "seconds": ("whole", 1, 10**9), "width": COUNT, "height": COUNT, "num_frames": COUNT, "fps": COUNT,
+    "num_inference_steps": ("whole", 1, 200), "seed": ("whole", -(2**63), 2**63), "guidance_scale": SCALE,
+    "guidance_scale_2": SCALE, "true_cfg_scale": SCALE,
 }  # fmt: skip
-WHOLE = {"num_frames": (1, 10**6), "fps": (1, 10**6), "num_inference_steps": (1, 200), "seed": (-(2**63), 2**63)}
-NUMBERS = {"guidance_scale": (0, 20), "guidance_scale_2": (0, 20), "boundary_ratio": (0, 1), "flow_shift": (-1e9, 1e9)}
+FIELDS = {
+    "sglang": SHARED | {
+        "generator_device": TEXT, "output_compression": ("whole", 0, 100), "output_quality": TEXT,
+        "max_sequence_length": COUNT, "flow_shift": ("number", None, None), "enable_teacache": FLAG, "n": COUNT,
+    },
+    "vllm-omni": SHARED | {
+        "boundary_ratio": ("number", 0, 1), "flow_shift": ("number", None, None), "user": TEXT,
+        "extra_params": ("object", None, None), "lora": ("object", None, None), "generate_sound": FLAG,
+        "sound_duration": ("number", 0, None), "enable_frame_interpolation": FLAG, "frame_interpolation_exp": COUNT,
+        "frame_interpolation_scale": ("number", 0, None), "frame_interpolation_model_path": TEXT,
+        "image_reference": ("object", None, None), "video_reference": ("object", None, None),
+        "audio_reference": ("object", None, None), "control_type": TEXT,
+    },
+}  # fmt: skip
+JSON_KINDS = {"text": str, "size": str, "whole": int, "number": (int, float), "flag": bool, "object": dict}
+
+
+def _read(kind: str, value: Any, form: bool) -> Any:
+    """The value of a field.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    if not form and (not isinstance(value, JSON_KINDS[kind]) or (isinstance(value, bool) and kind != "flag")):
+        raise ValueError("of another type")
+    if kind == "size" and not re.fullmatch(r"\d+x\d+", value):
+        raise ValueError("not WIDTHxHEIGHT")
+    if not form or kind in ("text", "size"):
+        return value
+    if kind == "flag":
+        return {"true": True, "false": False}[value]
+    if kind == "object":
+        return dict(json.loads(value))
+    if kind == "whole" and not re.fullmatch(r"-?\d+", value):
+        raise ValueError("no whole number")
+    return int(value) if kind == "whole" else float(value)
 
 
 def problem(dialect: str, fields: dict[str, Any]) -> str:
-    """What the published interface does not take, or an empty text."""
-    if unknown := sorted(fields.keys() - FIELDS[dialect]):
+    """What the published interface does not take, or an empty text. ``fields`` are texts in the dialect of forms."""
+    if unknown := sorted(fields.keys() - FIELDS[dialect].keys()):
         return f"unknown fields {unknown}"
     if not fields.get("prompt"):
         return "prompt is required"
-    if "size" in fields and not re.fullmatch(r"\d+x\d+", str(fields["size"])):
-        return f"size {fields['size']!r}"
-    for names, kind in ((WHOLE, int), (NUMBERS, float)):
-        for name, (low, high) in names.items():
-            if name in fields:
-                try:
-                    value = kind(fields[name])
-                except (TypeError, ValueError):
-                    return f"{name} is {fields[name]!r}"
-                if not low <= value <= high:
-                    return f"{name} {value} lies outside of {low} to {high}"
-    if "extra_params" in fields and not isinstance(json.loads(fields["extra_params"]), dict):
-        return "extra_params is no object"
+    for name, value in fields.items():
+        kind, low, high = FIELDS[dialect][name]
+        try:
+            read = _read(kind, value, form=dialect == "vllm-omni")
+        except (KeyError, TypeError, ValueError) as error:
+            return f"{name} is {value!r}: {error}"
+        if kind in ("whole", "number") and not math.isfinite(read):
+            return f"{name} is {value!r}"
+        if (low is not None and read < low) or (high is not None and read > high):
+            return f"{name} {read} lies outside of {low} to {high}"
     return ""
 
 
@@ -83,13 +119,14 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
 
-    def _answer(self, code: int, data: Any, kind: str = "application/json") -> None:
+    def _answer(self, code: int, data: Any, kind: str = "application/json", *, cut: bool = False) -> None:
         body = data if isinstance(data, bytes) else json.dumps(data).encode()
         self.send_response(code)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body[: len(body) // 2] if cut else body)
+        self.close_connection = cut
 
     def _fields(self) -> dict[str, Any] | None:
         body, kind = self.rfile.read(int(self.headers["Content-Length"])), self.headers.get("Content-Type", "")
@@ -118,17 +155,32 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(503, {"detail": "engine dead"})
         if self.fault == "dies":
             os._exit(3)
-        name = f"video_{len(self.jobs)}"
+        if self.fault == "key":
+            return self._answer(401, {"error": "Unauthorized"})
+        name = f"video_gen_{len(self.jobs):032x}"
         self.seen.append(fields)
-        self.jobs[name] = {
-            "id": name,
+        self.jobs[name] = {"id": name, "status": "queued", "progress": 0, "fields": fields, "polls": 0, "error": None}
+        return self._answer(200, self._record(self.jobs[name]))
+
+    def _record(self, job: dict[str, Any]) -> dict[str, Any]:
+        """A job as the published ``VideoResponse`` states it."""
+        fields = job["fields"]
+        return {
+            "id": job["id"],
             "object": "video",
-            "status": "queued",
-            "progress": 0,
-            "fields": fields,
-            "polls": 0,
+            "status": job["status"],
+            "progress": job["progress"],
+            "model": "served",
+            "prompt": fields["prompt"],
+            "size": fields.get("size"),
+            "seconds": "4",
+            "quality": "default",
+            "created_at": 1,
+            "completed_at": 2 if job["status"] in ("completed", "failed") else None,
+            "error": job["error"],
+            "media_type": "video/mp4",
+            "file_name": f"{job['id']}.mp4" if job["status"] == "completed" else None,
         }
-        return self._answer(200, {key: self.jobs[name][key] for key in ("id", "object", "status", "progress")})
 
     def do_GET(self) -> None:
         """Say how a job stands, or send its video."""
@@ -136,26 +188,46 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(200, b"")
         if self.path == "/seen":
             return self._answer(200, self.seen)
-        found = re.fullmatch(r"/v1/videos/(\w+)(/content)?", self.path)
-        job = self.jobs.get(found[1]) if found else None
-        if job is None or found is None:
-            return self._answer(404, {"detail": "Not Found"})
-        if found[2]:
-            if job["status"] != "completed":
-                return self._answer(409, {"detail": "not completed"})
-            body = b"no video" if self.fault == "nonsense" else video(job["fields"], self.fault)
-            return self._answer(200, body, "video/mp4")
+        asked = re.fullmatch(r"/v1/videos/(\w+)(/content)?", self.path)
+        job = self.jobs.get(asked[1]) if asked else None
+        if job is None or asked is None:
+            return self._answer(404, {"detail": "Video not found"})
+        if asked[2]:
+            return self._content(job)
         job["polls"] += 1
-        job["status"] = "in_progress" if job["polls"] < 2 else "completed"
-        answer = {key: job[key] for key in ("id", "object", "status", "progress")}
-        if job["polls"] >= 2 and self.fault in ("fails", "memory"):
-            text = "CUDA out of memory" if self.fault == "memory" else "bad tensor"
-            answer |= {"status": "failed", "error": {"code": "error", "message": text}}
+        job["status"], job["progress"] = ("in_progress", 50) if job["polls"] < 2 else ("completed", 100)
+        if job["polls"] >= 2 and self.fault in ENDS:
+            job["status"], job["error"] = ENDS[self.fault]
+        if self.fault == "forgets":
+            del self.jobs[job["id"]]
+        answer = self._record(job)
+        if self.fault == "odd":
+            answer |= {"progress": "half", "status": 1 if job["polls"] >= 2 else "preparing"}
         return self._answer(200, answer)
+
+    def _content(self, job: dict[str, Any]) -> None:
+        if job["status"] == "failed":
+            return self._answer(422, {"detail": "Video generation failed. Check job status for error details."})
+        if job["status"] != "completed" or self.fault == "lost":
+            return self._answer(404, {"detail": "Generation is still in-progress"})
+        body = b"no video" if self.fault == "nonsense" else video(job["fields"], self.fault)
+        return self._answer(200, body, "video/mp4", cut=self.fault == "cut")
 
     def do_DELETE(self) -> None:
         """Forget a job."""
-        self._answer(200, {"deleted": self.jobs.pop(self.path.rpartition("/")[2], None) is not None})
+        name = self.path.rpartition("/")[2]
+        deleted = self.jobs.pop(name, None) is not None
+        self._answer(200 if deleted else 404, {"id": name, "deleted": deleted, "object": "video.deleted"})
+
+
+ENDS: dict[str, tuple[str, Any]] = {
+    "fails": ("failed", {"code": "RuntimeError", "message": "bad tensor"}),
+    "memory": ("failed", {"code": 500, "message": "CUDA out of memory"}),
+    "rejects": ("failed", {"code": 400, "message": "num_frames must be 4n+1"}),
+    "silent": ("failed", None),
+    "cancels": ("cancelled", None),
+}
+"""Ends of a job per fault: its status, and the error that its record holds."""
 
 
 def serve(dialect: str, port: int, fault: str = "") -> ThreadingHTTPServer:

@@ -12,6 +12,7 @@ such a case did so too.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import socket
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Mapping
@@ -64,6 +66,19 @@ UNSENT = {
     "sglang": "flow_shift and boundary_ratio: this API ignores them, so the server's own are used",
     "vllm-omni": "max_sequence_length: this API does not take it, so the server's own is used",
 }
+EMPTY_FIELD = "negative_prompt: a form field without text counts as absent, so the server's own is used"
+"""Of the dialect ``vllm-omni``: FastAPI replaces an empty form field by its default."""
+ENDED = frozenset({"failed", "cancelled", "canceled", "expired", "deleted", "rejected"})
+"""States of a job that will never be completed. The published interfaces hold ``failed`` only; the others belong to
+servers and proxies in front of them. A state that is in no list is waited for: it may be a new name of a running job.
+"""
+NOT_THE_REQUEST = {
+    401: "start the server without an API key: this backend sends none",
+    403: "start the server without an API key: this backend sends none",
+    404: "name a server with the OpenAI-style video API in `server`: this one has no POST /v1/videos",
+    405: "name a server with the OpenAI-style video API in `server`: this one has no POST /v1/videos",
+}
+"""Statuses of a refusal that no setting of ``sampling`` mends, with the next step."""
 OWN_CHECKPOINT = "checkpoint: a server that is given by URL does not report the files that it loaded"
 
 
@@ -151,31 +166,24 @@ class OpenaiVideoBackend:
         body, kind = encode_request(case, self._server.dialect)
         try:
             job = self._json("POST", "/v1/videos", body, kind)
-            name = str(job.get("id", ""))
-            if not name:
+            identifier = job.get("id")
+            if not isinstance(identifier, str) or not identifier:
                 raise InfraError(
                     "the server's answer names no job", place=case.id, remedy=_look_at(self._server), kind="protocol"
                 )
-            while str(job.get("status")) not in ("completed", "failed"):
+            # the server chose the name: it must not leave the path of jobs
+            place = f"/v1/videos/{urllib.parse.quote(identifier, safe='')}"
+            while (state := self._state(job, case)) != "completed":
+                if state in ENDED:
+                    raise self._failure(job, state, case)
                 self._require_alive(case, "generating")
                 time.sleep(POLL_SECONDS)
-                job = self._json("GET", f"/v1/videos/{name}")
-                emit({"stage": "command", "step": int(job.get("progress") or 0), "steps": 100})
-            if job["status"] == "failed":
-                text = json.dumps(job.get("error"))[:600]
-                kind = kind_of(RuntimeError(text))
-                if kind == "crash" and not self._has_room():
-                    kind = "oom"
-                raise InfraError(
-                    f"the server failed: {text}",
-                    place=case.id,
-                    remedy=_look_at(self._server),
-                    kind=kind,
-                )
-            video = self._open("GET", f"/v1/videos/{name}/content")
+                job = self._json("GET", place)
+                emit({"stage": "command", "step": _percent(job.get("progress")), "steps": 100})
+            video = self._open("GET", f"{place}/content")
             # a job that cannot be deleted does no harm to the result
             with contextlib.suppress(OSError, _HttpError):
-                self._open("DELETE", f"/v1/videos/{name}")
+                self._open("DELETE", place)
         except _HttpError as error:
             raise error.to_error(case) from None
         except OSError as error:
@@ -191,7 +199,13 @@ class OpenaiVideoBackend:
         frames = decode_video(video, case)
         clip = Clip(frames)
         write_clip(out_dir / CLIP_FILE, clip, "raw")
-        lost = (*NOT_AVAILABLE, UNSENT[self._server.dialect], *([OWN_CHECKPOINT] if self._server.url else []))
+        empty = self._server.dialect == "vllm-omni" and not case.sampling.negative_prompt
+        lost = (
+            *NOT_AVAILABLE,
+            UNSENT[self._server.dialect],
+            *([EMPTY_FIELD] if empty else []),
+            *([OWN_CHECKPOINT] if self._server.url else []),
+        )
         return Generation(
             clip=CLIP_FILE,
             clip_sha256=clip.digest,
@@ -202,6 +216,31 @@ class OpenaiVideoBackend:
             generate_seconds=seconds,
             not_available=lost,
         )
+
+    def _state(self, job: Mapping[str, Any], case: Case) -> str:
+        state = job.get("status")
+        if not isinstance(state, str):
+            raise InfraError(
+                f"the server's answer names no status of the job: {json.dumps(state)[:100]}",
+                place=case.id,
+                remedy=_look_at(self._server),
+                kind="protocol",
+            )
+        return state
+
+    def _failure(self, job: Mapping[str, Any], state: str, case: Case) -> InvalidCaseError | InfraError:
+        """Return the typed error of a job that ended without a video. Its ``error`` holds ``code`` and ``message``."""
+        detail = job.get("error")
+        text = "no reason is given" if detail is None else json.dumps(detail)[:600]
+        code = detail.get("code") if isinstance(detail, dict) else None
+        # the published `code` is a number (an HTTP status) or a text
+        if isinstance(code, int) and _is_refusal(code):
+            return _HttpError(code, json.dumps(detail)).to_error(case)
+        kind = kind_of(RuntimeError(text))
+        if kind == "crash" and not self._has_room():
+            kind = "oom"
+        message = f"the server failed: {text}" if state == "failed" else f"the job ended as {state[:40]!r}: {text}"
+        return InfraError(message, place=case.id, remedy=_look_at(self._server), kind=kind)
 
     def _json(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> dict[str, Any]:
         data = self._open(method, path, body, kind)
@@ -226,8 +265,15 @@ class OpenaiVideoBackend:
             with self._opener.open(request, timeout=seconds) as answer:
                 # one byte over the limit is enough to notice a longer response
                 data: bytes = answer.read(LARGEST_ANSWER + 1)
+                announced = answer.headers.get("Content-Length", "")
         except urllib.error.HTTPError as error:
-            raise _HttpError(error.code, error.read(2000).decode("utf-8", "replace")) from None
+            text = error.read(2000).decode("utf-8", "replace")
+            raise _HttpError(error.code, text, asked=f"{method} {path}") from None
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"{method} {path}: {type(error).__name__}: {error}") from error
+        # `read` with a size does not report an early end, and half a clip could pass for a shorter one
+        if announced.isdecimal() and len(data) < min(int(announced), LARGEST_ANSWER):
+            raise ConnectionError(f"{method} {path} ended after {len(data)} of its bytes, {announced} were announced")
         if len(data) > LARGEST_ANSWER:
             message = f"{method} {path} answered more than {LARGEST_ANSWER} bytes"
             raise InfraError(message, remedy=_look_at(self._server), kind="protocol")
@@ -263,24 +309,44 @@ def _look_at(server: Server | None) -> str:
     return "read the log of the server that `server.url` names" if server is not None and server.url else ""
 
 
+def _percent(progress: Any) -> int:
+    """Return a job's progress, 0 to 100. It is shown only, so that a value of another type counts as 0."""
+    if isinstance(progress, bool) or not isinstance(progress, int | float) or not 0 <= progress <= 100:
+        return 0
+    return int(progress)
+
+
+def _is_refusal(code: int) -> bool:
+    """Return whether an HTTP status blames the request: 408 (timeout) and 429 (too many requests) blame the server."""
+    return 400 <= code < 500 and code not in (408, 429)
+
+
 class _HttpError(Exception):
-    def __init__(self, code: int, text: str) -> None:
+    """A response with an error status; ``asked`` is the request's method and path."""
+
+    def __init__(self, code: int, text: str, asked: str = "POST /v1/videos") -> None:
         super().__init__(f"{code} {text}")
-        self.code, self.text = code, text
+        self.code, self.text, self.asked = code, text, asked
 
     def to_error(self, case: Case) -> InvalidCaseError | InfraError:
-        """Return the typed error: a refused request is the case's fault, any other failure the server's."""
+        """Return the typed error: a refused request is the case's fault, any other failure the server's.
+
+        Only the answer to the POST judges the request. Later a 4xx status reports a job or a file that is lost.
+        """
         text = " ".join(self.text.split())[:600]
-        # 408 (timeout) and 429 (too many requests) are conditions of the server, not of the request
-        if 400 <= self.code < 500 and self.code not in (408, 429):
+        if self.asked.startswith("POST ") and _is_refusal(self.code):
+            remedy = NOT_THE_REQUEST.get(self.code, "correct the setting that the answer names in the case file")
             return InvalidCaseError(
-                f"the server refuses the request ({self.code}): {text}",
-                place=case.id,
-                remedy="correct the setting that the answer names in the case file",
+                f"the server refuses the request ({self.code}): {text}", place=case.id, remedy=remedy
             )
         kind = kind_of(RuntimeError(self.text))
+        if kind == "crash" and _is_refusal(self.code):
+            kind = "protocol"
         return InfraError(
-            f"the server answered {self.code}: {text}", place=case.id, remedy=_look_at(case.server), kind=kind
+            f"{self.asked[:200]}: the server answered {self.code}: {text}",
+            place=case.id,
+            remedy=_look_at(case.server),
+            kind=kind,
         )
 
 
@@ -313,6 +379,9 @@ def parameters(case: Case, dialect: str) -> dict[str, Json]:
         "guidance_scale_2": high,
         "boundary_ratio": case.scheduler.boundary_ratio,
         "flow_shift": case.scheduler.flow_shift,
+        # both are off by default unless the server's configuration says otherwise
+        "generate_sound": False,
+        "enable_frame_interpolation": False,
         "extra_params": json.dumps({"video_codec_options": {"crf": "0", "preset": "medium"}}),
     }
 
@@ -324,10 +393,15 @@ def encode_request(case: Case, dialect: str) -> tuple[bytes, str]:
         return json.dumps(fields).encode(), "application/json"
     boundary = uuid.uuid4().hex
     parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{_form_text(value)}\r\n'
         for name, value in fields.items()
     ]
     return "".join([*parts, f"--{boundary}--\r\n"]).encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def _form_text(value: Json) -> str:
+    """Return a value as a form field holds it: a boolean is ``true`` or ``false``."""
+    return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def _reader() -> Any:
