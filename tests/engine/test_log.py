@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness.engine import log as engine_log
@@ -35,6 +35,7 @@ def cut(data: bytes, size: int) -> list[bytes]:
 
 
 @given(TEXT, st.lists(st.integers(0, 90), max_size=6))
+@example("abc\rabc\n", [4])
 def test_no_cut_lets_a_secret_through(text: str, cuts: list[int]) -> None:
     data = text.encode()
     places = [0, *sorted(min(place, len(data)) for place in cuts), len(data)]
