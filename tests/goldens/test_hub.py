@@ -121,9 +121,10 @@ def test_upload_that_breaks_in_one_part_leaves_the_branch_alone(store: HubStore,
     assert hub.head(store.repo_id) == before
     hub.log()
     store.publish([Addition(manifest, files)], [])
-    assert [line for line in hub.log() if line.startswith("PUT")] == [
-        f"PUT /lfs/{store.repo_id}/{manifest.parts['clip'].sha256}"
-    ]
+    # parts are sent in parallel, so the failure may have stopped another part before it began
+    sent = [line.rpartition("/")[2] for line in hub.log() if line.startswith("PUT")]
+    assert manifest.parts["clip"].sha256 in sent
+    assert len(set(sent)) == len(sent) <= 2
 
 
 def test_a_download_that_breaks_goes_on_where_it_stopped(
