@@ -31,8 +31,11 @@ tiny/exports/.made-i2v: $(STAMP) tiny/weights/manifest.json tiny/weights_i2v/man
 	$(BIN)/python -m tiny.export_variants --out tiny/exports
 	touch $@
 
+# two processes: more would import torch more often than they have cases to run
+TWO := -n logical --maxprocesses 2
+
 demo: $(STAMP) tiny/exports/.made ## run the tiny suite and the incident on the CPU
-	$(BIN)/python -m pytest cases/tiny.yaml cases/incident.yaml --runner cpu
+	$(BIN)/python -m pytest cases/tiny.yaml cases/incident.yaml --runner cpu $(TWO)
 
 demo-i2v: $(STAMP) tiny/exports/.made-i2v ## run the tiny image-to-video suites on the CPU
 	$(BIN)/python -m pytest cases/tiny_i2v.yaml cases/tiny_ti2v.yaml --runner cpu
