@@ -1,6 +1,6 @@
 """The embedded model in the real SGLang on a CUDA device without a network: FP8 on its own kernels, and the incident.
 
-    python -m benchmarks.sglang_on_gpu --pack build/sglang-gpu           here: two archives, each below 60 MiB
+    python -m benchmarks.sglang_on_gpu --pack build/sglang-gpu           here: two archives, to be carried one by one
     python -m benchmarks.sglang_on_gpu --packs build/sglang-gpu --out DIR       there: run, and go on where it stopped
 
 The device's own torch, transformers, numpy and safetensors are used; the archives hold SGLang, what it imports besides,
@@ -80,7 +80,7 @@ sys.meta_path.append(Finder())
 
 
 def pack(out: Path) -> None:
-    """Download for Python 3.12 and write ``site.tar.gz`` and ``kernel.tar.gz``."""
+    """Download for Python 3.12 and write ``site.tar.xz`` and ``kernel.tar.xz``."""
     out.mkdir(parents=True, exist_ok=True)
     work = out / "work"
     text = resources.files("harness.runtimes.pins").joinpath("sglang-cpu.txt").read_text(encoding="utf-8")
@@ -105,9 +105,9 @@ def pack(out: Path) -> None:
         for version in VERSIONS:
             shutil.rmtree(work / "site" / version.partition("==")[2] / unused, ignore_errors=True)
     for name in ("site", "kernel"):
-        with tarfile.open(out / f"{name}.tar.gz", "w:gz") as archive:
+        with tarfile.open(out / f"{name}.tar.xz", "w:xz") as archive:
             archive.add(work / name, arcname=name)
-        print(f"{out / name}.tar.gz  {(out / f'{name}.tar.gz').stat().st_size / 2**20:.1f} MiB")
+        print(f"{out / name}.tar.xz  {(out / f'{name}.tar.xz').stat().st_size / 2**20:.1f} MiB")
     shutil.rmtree(work)
 
 
@@ -200,7 +200,7 @@ def run(packs: Path, out: Path, device: str) -> None:
 
     for name in ("site", "kernel"):
         if not (packs / name).exists():
-            with tarfile.open(packs / f"{name}.tar.gz") as archive:
+            with tarfile.open(packs / f"{name}.tar.xz") as archive:
                 archive.extractall(packs, filter="data")
     (packs / "site" / "custom").mkdir(exist_ok=True)
     (packs / "site" / "custom" / "sitecustomize.py").write_text(SITECUSTOMIZE.format(names=set(EMPTY)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,6 +90,7 @@ def _in_first(task: Task) -> bool:
     return "transformer" in task.engine.experts
 
 
+@cache
 def picture(prompt: int) -> bytes:
     """The first frame that goes with a prompt, as PNG, 96x64 RGB: its object where it could move in any direction."""
     from tiny.evaluate import Asked

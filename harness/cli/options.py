@@ -10,27 +10,24 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 
-class _Command(TyperCommand):
-    """A command whose help shows flags without a type: typer would print ``<bool>`` beside each."""
+class _FlagsWithoutType:
+    """Help that shows flags without a type: typer would print ``<bool>`` beside each."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, ``--help`` included."""
-        return _without_type(super().get_params(ctx))
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the class that is mixed in
+        for parameter in parameters:
+            if getattr(parameter, "is_bool_flag", False):
+                parameter.metavar = ""
+        return parameters
 
 
-class _Group(TyperGroup):
-    """A group of commands with the same help."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, ``--help`` included."""
-        return _without_type(super().get_params(ctx))
+class _Command(_FlagsWithoutType, TyperCommand):
+    pass
 
 
-def _without_type(parameters: list[Any]) -> list[Any]:
-    for parameter in parameters:
-        if getattr(parameter, "is_bool_flag", False):
-            parameter.metavar = ""
-    return parameters
+class _Group(_FlagsWithoutType, TyperGroup):
+    pass
 
 
 class Commands(typer.Typer):

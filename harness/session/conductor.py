@@ -295,7 +295,7 @@ class Session:
         run.know(inspection=inspected.report)
         accepted = run.accepted = accepted_goldens(context, case)
         with run.stage("inspect"):
-            weights = inspected.contents.weights(known_identities(context, case))
+            weights = inspected.contents.weights(known_identities(context, case, accepted))
         identify = partial(
             identity_of,
             case,

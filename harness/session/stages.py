@@ -107,14 +107,22 @@ def accepted_goldens(context: SessionContext, case: Case) -> tuple[Golden, ...]:
     return tuple(context.store.find(context.runner.name, golden_name(case)))
 
 
-def known_identities(context: SessionContext, case: Case) -> list[Identity]:
+def known_identities(context: SessionContext, case: Case, accepted: tuple[Golden, ...] | None = None) -> list[Identity]:
     """Return the identities whose content digests count for equal files.
+
+    Args:
+        context: the session's context.
+        case: the case.
+        accepted: what ``accepted_goldens`` returned, if it was called already.
 
     Raises:
         GoldenError: the list of a store is damaged.
     """
-    store = context.contents_from or context.store
-    return [golden.manifest.identity for golden in store.find(context.runner.name, golden_name(case))]
+    if context.contents_from is not None:
+        goldens = context.contents_from.find(context.runner.name, golden_name(case))
+    else:
+        goldens = accepted_goldens(context, case) if accepted is None else accepted
+    return [golden.manifest.identity for golden in goldens]
 
 
 def find_golden(

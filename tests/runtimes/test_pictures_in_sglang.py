@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from real_runtimes import python_of
 
 from harness.definitions.case import Case
 from harness.definitions.loading import load_cases
 from harness.engine.environment import RUNTIME_PYTHON
 from harness.engine.owner import EngineOwner
 from harness.engine.resolve import resolve_case
-from harness.errors import InfraError, InvalidCaseError
+from harness.errors import InvalidCaseError
 from harness.frames.clip import read_clip
 from harness.judge.condition_rule import judge_condition
 from harness.judge.observation import read_observation
 from harness.records.generation import Generation
-from harness.runtimes.environments import find, parse_runtime
 
 ROOT = Path(__file__).parents[2]
 FAULTY = ROOT / "tests" / "support" / "faulty_sglang.py"
 pytestmark = pytest.mark.slow
-
-
-def _python(runtime: str) -> str:
-    try:
-        return str(find(parse_runtime(runtime)).python)
-    except InfraError as error:
-        if os.environ.get("QUANTGATE_REQUIRE_RUNTIMES"):
-            raise
-        pytest.skip(f"{error.message}: make test-sglang")
 
 
 class Faulty:
@@ -59,7 +49,7 @@ def sglang(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
     folder = tmp_path_factory.mktemp("sglang")
     place, interpreter = folder / "fault", folder / "python"
     place.write_text("")
-    command = shlex.join([_python(case.runtime), str(FAULTY), str(place)])
+    command = shlex.join([python_of(case.runtime), str(FAULTY), str(place)])
     interpreter.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     interpreter.chmod(0o755)
     environment = {RUNTIME_PYTHON: str(interpreter)}

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import bare_evidence
+from engine_processes import left
+from real_runtimes import python_of
 
 from harness.calibrate.faults.weights import inject, weight_faults
 from harness.definitions.case import Case, Quantization, Server
@@ -32,19 +32,9 @@ from harness.judge.receipts_rule import judge_receipts
 from harness.judge.schedule_rule import judge_schedule
 from harness.machine.processes import descendants
 from harness.records.generation import Progress
-from harness.runtimes.environments import find, parse_runtime
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
-
-
-def _python(runtime: str) -> str:
-    try:
-        return str(find(parse_runtime(runtime)).python)
-    except InfraError as error:
-        if os.environ.get("QUANTGATE_REQUIRE_RUNTIMES"):
-            raise
-        pytest.skip(f"{error.message}: make test-sglang")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +45,7 @@ def cases() -> dict[str, Case]:
 @pytest.fixture(scope="module", params=["incident_sglang_export_new", "incident_sglang_export_newest"])
 def engine(request: Any, cases: dict[str, Case], tmp_path_factory: Any) -> Iterator[tuple[EngineOwner, Case]]:
     case = cases[request.param]
-    python = _python(case.runtime)
+    python = python_of(case.runtime)
     owner = EngineOwner(
         case, tmp_path_factory.mktemp("engine"), {RUNTIME_PYTHON: python}, resolve_case(case, ROOT), device="cpu"
     )
@@ -102,7 +92,7 @@ def test_a_reloaded_model_generates_what_a_fresh_engine_generates(engine: Any, t
     reloaded = owner.generate(case, tmp_path / "reloaded").clip_sha256
     owner.reload({"model": model})
     assert owner.generate(case, tmp_path / "again").clip_sha256 == whole
-    environment = {RUNTIME_PYTHON: _python(case.runtime)}
+    environment = {RUNTIME_PYTHON: python_of(case.runtime)}
     with EngineOwner(case, tmp_path / "engine", environment, {"model": broken}, device="cpu") as fresh:
         fresh.start()
         assert fresh.generate(case, tmp_path / "fresh").clip_sha256 == reloaded != whole
@@ -143,7 +133,7 @@ def _real_case(cases: dict[str, Case], backend: str) -> tuple[Case, dict[str, st
 
     0.5.20 serves on a CPU as published.
     """
-    python = _python("sglang==0.5.20")
+    python = python_of("sglang==0.5.20")
     new = cases["incident_sglang_export_new"]
     inside = new.model_copy(update={"runtime": "sglang==0.5.20", "model": new.base, "quantization": Quantization()})
     if backend == "sglang":
@@ -167,16 +157,6 @@ def _processes_of_the_runtime(owner: EngineOwner) -> list[int]:
         if {"main.py", "serve_sglang.py"} & {Path(part).name for part in command} or command[0].startswith("sgl"):
             roots.append(process.pid)
     return sorted({*roots, *(process.pid for root in roots for process in descendants(root))})
-
-
-def _described(pids: list[int]) -> list[str]:
-    """State and command of each process that is still there."""
-    rows = []
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            rows.append(f"{pid} {state} {Path(f'/proc/{pid}/cmdline').read_text()[:80]}")
-    return rows
 
 
 def _no_more_memory(pid: int) -> None:
@@ -219,10 +199,7 @@ def test_each_end_of_the_real_runtime_is_a_typed_error(
         assert done == [fault]
         assert error.value.kind in kinds, str(error.value)
     # A server that reports a failure lives on until its engine is closed. The kernel then frees a gigabyte.
-    deadline = time.monotonic() + 20.0
-    while (alive := _described(runtime)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert alive == []
+    assert left(runtime, 20.0) == []
 
 
 def test_the_real_server_gives_the_clip_that_was_asked_for(cases: dict[str, Case], tmp_path: Path) -> None:
@@ -256,7 +233,7 @@ def _quantgate(project: Path, *arguments: str) -> tuple[int, str]:
 
 
 def test_try_names_the_default_that_another_version_has(project: Path) -> None:
-    _python("sglang==0.5.12.post1")
+    python_of("sglang==0.5.12.post1")
     code, said = _quantgate(project, "try", "incident_sglang_export_new", "--runtime", "sglang==0.5.12.post1")
     assert code == 10, said
     assert "the candidate is UNSAFE" in said
@@ -265,7 +242,7 @@ def test_try_names_the_default_that_another_version_has(project: Path) -> None:
 
 
 def test_bisect_finds_the_runtime_and_the_request(project: Path) -> None:
-    _python("sglang==0.5.13")
+    python_of("sglang==0.5.13")
     code, said = _quantgate(project, "bisect", "incident_sglang_export_new", "incident_sglang_export_old")
     assert code == 0, said
     assert said.endswith('red because of:\n  runtime: "sglang==0.5.13" -> "sglang==0.5.12.post1"\n')

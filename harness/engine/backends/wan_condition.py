@@ -13,7 +13,7 @@ The code needs numpy and torch only, since the sglang backend runs it under the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +61,27 @@ class ConditionWatch:
     def active(self) -> bool:
         """Return whether the request has a picture."""
         return bool(self._pictures)
+
+    def watch(self, vae: Any) -> Callable[[], None]:
+        """Take every call of ``vae.encode`` until the returned function is called. Without pictures nothing is done."""
+        if vae is None or not self.active:
+            return lambda: None
+        hidden, encode = vars(vae).get("encode"), vae.encode
+
+        def wrapped(video: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+            answer = encode(video, *arguments, **options)
+            self.encoded(video, answer)
+            return answer
+
+        def end() -> None:
+            # the wrapper is an instance attribute that hides the class's method; deleting it restores the method
+            if hidden is None:
+                del vae.encode
+            else:
+                vae.encode = hidden
+
+        vae.encode = wrapped
+        return end
 
     def encoded(self, video: torch.Tensor, answer: Any) -> None:
         """Take a call of the VAE's encoder: its input [1, 3, T, H, W] and its output. Only the first call counts."""

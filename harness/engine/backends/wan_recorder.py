@@ -114,10 +114,7 @@ class Recorder:
         decode, hidden = getattr(vae, "decode", None), vae is not None and "decode" in vars(vae)
         if vae is not None:
             vae.decode = self._decoding(decode)
-        watched: Any = vae if self._condition is not None and self._condition.active else None
-        encoded = vars(watched).get("encode") if watched is not None else None
-        if watched is not None:
-            watched.encode = self._encoding_image(watched.encode)
+        end_condition = self._condition.watch(vae) if self._condition is not None else None
         try:
             yield
         finally:
@@ -129,20 +126,9 @@ class Recorder:
                 vae.decode = decode
             elif vae is not None:
                 del vae.decode
-            if watched is not None and encoded is not None:
-                watched.encode = encoded
-            elif watched is not None:
-                del watched.encode
+            if end_condition is not None:
+                end_condition()
             self.alone = self.alone.model_copy(update={"rope": self._rope})
-
-    def _encoding_image(self, encode: Any) -> Any:
-        def wrapped(video: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-            answer = encode(video, *arguments, **options)
-            if self._condition is not None:
-                self._condition.encoded(video, answer)
-            return answer
-
-        return wrapped
 
     def _expert_hook(self, role: str) -> Any:
         def hook(_module: torch.nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:

@@ -154,16 +154,14 @@ class Trace:
         overridden = "step" in vars(kind)
         kind.step = self._stepping(step)
         denoising.forward = self._starting(forward)
-        encoding = vae if self._condition is not None and self._condition.active else None
-        if encoding is not None:
-            encoding.encode = self._encoding(encoding.encode)
+        end_condition = self._condition.watch(vae) if self._condition is not None else None
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-            if encoding is not None:
-                vars(encoding).pop("encode", None)
+            if end_condition is not None:
+                end_condition()
             # restore an own method; delete the wrapper if the method is inherited
             if overridden:
                 kind.step = step
@@ -183,15 +181,6 @@ class Trace:
                     self._condition.received(call)
 
         return hook
-
-    def _encoding(self, encode: Any) -> Any:
-        def wrapped(video: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-            answer = encode(video, *arguments, **options)
-            if self._condition is not None:
-                self._condition.encoded(video, answer)
-            return answer
-
-        return wrapped
 
     def _reading(self, _module: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         ids = inputs[0] if inputs else options.get("input_ids")
