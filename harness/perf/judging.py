@@ -237,7 +237,9 @@ class Judge:
         return report.model_copy(update={"state": "inconclusive", "message": message})
 
     def _final(self, judged: Judged, pool: PerfPool, reasons: tuple[str, ...]) -> PerfReport:
-        bad, good = judged.suspects(BAD), judged.suspects(GOOD)
+        # a leak explains a higher peak, so it leads
+        bad = tuple(sorted(judged.suspects(BAD), key=lambda row: row.state == "more_memory"))
+        good = judged.suspects(GOOD)
         leading = (bad or good or judged.comparisons)[0] if judged.comparisons else None
         state: PerfState = leading.state if (bad or good) and leading else "within"
         if not any(row.state != "unmeasured" and row.gates for row in judged.comparisons):

@@ -429,3 +429,21 @@ def test_a_further_generation_that_a_healthy_run_may_equal_confirms_nothing(mach
     assert "not borne out" in report.comparisons[0].message
     report, _ = judged(made, look(machine, 2.0), *again(machine, 2, 2.0))
     assert report.state == "slower"
+
+
+def test_a_leak_leads_where_it_raises_the_peak_too(machine: Any) -> None:
+    history = [machine.record(day, conditions=machine.conditions(**host(0, 0, 10 * MIB))) for day in range(8)]
+    made, _ = build(runs.case(), "h200", history, author="ann", reason="first")
+
+    def leaks(place: int) -> dict[str, Any]:
+        conditions = host(place, 400 * MIB, 10 * MIB)
+        return {**conditions, "host_peak": int(1.3 * conditions["host_peak"])}
+
+    report, judge = judged(
+        made,
+        look(machine, conditions=leaks(0)),
+        *(look(machine, ordinal=n + 1, conditions=leaks(n)) for n in (1, 2, 3)),
+    )
+    assert {row.state for row in report.comparisons if row.gates} >= {"leak", "more_memory"}
+    assert report.state == "leak"
+    assert find_cause(report, judge.looks, made, None, None).name == "leaking"

@@ -139,3 +139,14 @@ def test_a_baseline_made_on_a_slower_host_is_no_looser(machine: Any, file: PerfF
     assert {rise.measure for rise in raised(quiet, made(1.0, 1.2))} & times >= {"step", "total"}
     bare = build(runs.case(), "h200", [machine.record(number) for number in range(12)], author="a", reason="r")[0]
     assert "step" in {rise.measure for rise in raised(bare, made(1.3, 1.0))}, "without speeds, as measured"
+
+
+def test_faster_only_beside_a_slow_yardstick_asks_for_no_new_baseline(machine: Any, file: PerfFile) -> None:
+    odd = on_cpu(machine, 1.2)
+    slow = odd.usage.cpu.model_copy(update={"steps": tuple(1.3 * speed for speed in odd.usage.cpu.steps)})
+    odd = odd.model_copy(update={"usage": odd.usage.model_copy(update={"cpu": slow})})
+    report, _ = judged(file, machine, odd)
+    assert report.comparisons[0].ratio < 0.8  # type: ignore[operator]
+    assert report.state == "within"
+    report, _ = judged(file, machine, on_cpu(machine, 1.2, 0.7))
+    assert report.state == "faster"
