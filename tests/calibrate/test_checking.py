@@ -73,3 +73,9 @@ def test_no_cases_at_all_is_an_error(project: Path) -> None:
     shutil.rmtree(project / "cases")
     with pytest.raises(InvalidCaseError, match="no case with a golden of its own in cases/"):
         check_files(project)
+
+
+def test_the_files_of_this_repository_fit_together() -> None:
+    checked = check_files(REPOSITORY)
+    assert not checked.faults
+    assert checked.checked > 20
