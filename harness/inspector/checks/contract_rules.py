@@ -11,10 +11,11 @@ from harness.inspector.context import Context
 from harness.inspector.contracts import Resolved, resolve
 from harness.inspector.contracts.resolve import remedies, resolve_loader
 from harness.inspector.contracts.sampling import UNKNOWN_SHIFT, predict_sampling, short_name
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import about, finding
 from harness.inspector.gates import gate_of
 from harness.inspector.measure import Measured
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 
 def resolved(context: Context, expert: str) -> list[Resolved]:
@@ -80,24 +81,19 @@ def _mismatch(
         remedy = (
             ", or ".join(tried) or f"no setting of this checkpoint changes that: store the weights {WORDS[assumed]}"
         )
-    return finding(
-        "fault",
+    return about(
         code,
-        f"{expert}: bytes say {WORDS[proven[part]]} (cos {fit.scores[fit.best].cosine:.3f}{against}); "
+        expert,
+        f"bytes say {WORDS[proven[part]]} (cos {fit.scores[fit.best].cosine:.3f}{against}); "
         f"{runtime.name} will read {WORDS[assumed]} ({rule}); {remedy}.",
-        expert=expert,
-        module=wrong[0],
+        linears=wrong,
         contract=runtime.name,
-        evidence={
-            "proven": fit.best,
-            "assumed": assumed,
-            "rule": rule,
-            "source": runtime.source,
-            "cosine": {name: score.cosine for name, score in fit.scores.items()},
-            "modules": wrong[:20],
-            "count": len(wrong),
-        },
         next_command=remedy,
+        proven=fit.best,
+        assumed=assumed,
+        rule=rule,
+        source=runtime.source,
+        cosine={name: score.cosine for name, score in fit.scores.items()},
     )
 
 
@@ -169,8 +165,8 @@ def _loaded_otherwise(expert: str, runtime: Resolved, stored: frozenset[str]) ->
         )
     elif prediction.quantized != stored and (stored or prediction.quantized):
         more, fewer = sorted(prediction.quantized - stored), sorted(stored - prediction.quantized)
-        parts = [f"quantizes {len(more)} that are stored in full precision ({some(more)})"] if more else []
-        parts += [f"leaves {len(fewer)} stored quantized ones unquantized ({some(fewer)})"] if fewer else []
+        parts = [f"quantizes {len(more)} that are stored in full precision ({listed(more)})"] if more else []
+        parts += [f"leaves {len(fewer)} stored quantized ones unquantized ({listed(fewer)})"] if fewer else []
         yield finding(
             "fault",
             "scope_differs",
@@ -184,27 +180,23 @@ def _loaded_otherwise(expert: str, runtime: Resolved, stored: frozenset[str]) ->
         )
     ones = sorted(prediction.scale_of_one & stored)
     if ones:
-        yield finding(
-            "fault",
+        yield about(
             "scale_missing",
-            f"{expert}: {name} fills the absent weight scales of {some(ones)} with 1: their weights get another gain.",
-            expert=expert,
-            module=ones[0],
+            expert,
+            f"{name} fills the absent weight scales of {listed(ones)} with 1: their weights get another gain.",
+            linears=ones,
             contract=name,
-            evidence={"modules": ones[:20], "count": len(ones)},
         )
     inputs = sorted(prediction.input_scale_of_one & stored)
     if inputs:
-        yield finding(
-            "fault",
+        yield about(
             "input_scale_missing",
-            f"{expert}: {name} fills the absent input scales of {len(inputs)} Linears ({some(inputs)}) "
+            expert,
+            f"{name} fills the absent input scales of {len(inputs)} Linears ({listed(inputs)}) "
             f"with 1 and keeps "
             "them static, whatever the declaration says of dynamic inputs.",
-            expert=expert,
-            module=inputs[0],
+            linears=inputs,
             contract=name,
-            evidence={"modules": inputs[:20], "count": len(inputs)},
             next_command="export with calibrated input scales",
         )
 

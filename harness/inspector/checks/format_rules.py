@@ -12,8 +12,9 @@ from harness.formats.other_weights import FACTORS
 from harness.formats.registry import title_of
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import about, finding
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 
 def as_weight(name: str) -> str:
@@ -104,14 +105,14 @@ def adapters(context: Context) -> Iterator[InspectionFinding]:
             continue
         if wrapped:
             text = (
-                f"{len(wrapped)} tensors carry peft's name of a wrapped layer ({some(wrapped)}) beside {len(factors)} "
-                "factors of adapters that were not merged: a loader of transformers knows none of these names and "
-                "leaves the Linears uninitialised"
+                f"{len(wrapped)} tensors carry peft's name of a wrapped layer ({listed(wrapped)}) beside "
+                f"{len(factors)} factors of adapters that were not merged: a loader of transformers knows none "
+                "of these names and leaves the Linears uninitialised"
             )
         else:
             text = (
                 f"{len(factors)} factors of adapters (LoRA) lie beside the weights and were not merged into them "
-                f"({some(factors)}): a loader that ignores them runs the model without the adapter"
+                f"({listed(factors)}): a loader that ignores them runs the model without the adapter"
             )
         yield finding(
             "fault" if wrapped else "warning",
@@ -135,15 +136,16 @@ def recognised_only(context: Context) -> Iterator[InspectionFinding]:
             if why:
                 groups.setdefault((module.format, module.dialect, why), []).append(name)
         for (form, dialect, why), names in groups.items():
-            yield finding(
-                "inconclusive",
+            yield about(
                 "format_not_decoded",
-                f"{expert}: {len(names)} Linears are {title_of(form)}{in_layout(dialect)} ({some(names)}). Checked: "
+                expert,
+                f"{len(names)} Linears are {title_of(form)}{in_layout(dialect)} ({listed(names)}). Checked: "
                 f"headers, names and what is not quantized; not checked: their values, because {why}.",
-                expert=expert,
-                module=names[0],
-                evidence={"format": form, "dialect": dialect, "modules": names[:20], "count": len(names)},
+                linears=names,
+                severity="inconclusive",
                 next_command="compare what it draws: a run of the case with its golden",
+                format=form,
+                dialect=dialect,
             )
 
 
@@ -158,7 +160,7 @@ def nothing_here(context: Context) -> Iterator[InspectionFinding]:
         yield finding(
             "inconclusive",
             "no_tensors",
-            f"{expert}: {some(component.shards)} is a {kind} file whose header lists no tensor: nothing to check.",
+            f"{expert}: {listed(component.shards)} is a {kind} file whose header lists no tensor: nothing to check.",
             expert=expert,
             evidence={"files": list(component.shards[:20])},
             next_command="fetch the file again, or compare its size with the publisher's",
@@ -216,14 +218,12 @@ def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
             f"blocks.{number}.{name}" for number, present in sorted(blocks.items()) for name in sorted(every - present)
         ]
         if absent and len(absent) <= len(every) * len(blocks) // 2:
-            yield finding(
-                "fault",
+            yield about(
                 "tensor_missing",
-                f"{expert}: {len(absent)} tensors that a Wan transformer needs are absent ({some(absent)}): it cannot "
+                expert,
+                f"{len(absent)} tensors that a Wan transformer needs are absent ({listed(absent)}): it cannot "
                 "be loaded by itself.",
-                expert=expert,
-                tensor=absent[0],
-                evidence={"tensors": absent[:20], "count": len(absent)},
+                tensors=absent,
             )
 
 
@@ -271,13 +271,11 @@ def eight_bits_elsewhere(context: Context) -> Iterator[InspectionFinding]:
             if entry.dtype.startswith("F8_E") and name not in weights and not is_scale(name) and name not in layerwise
         )
         if odd:
-            yield finding(
-                "fault",
+            yield about(
                 "dtype_differs",
-                f"{expert}: {len(odd)} tensors that are no Linear's weight are stored in 8 bits ({some(odd)}): norms, "
+                expert,
+                f"{len(odd)} tensors that are no Linear's weight are stored in 8 bits ({listed(odd)}): norms, "
                 "biases and embeddings lose the precision that they need.",
-                expert=expert,
-                tensor=odd[0],
-                evidence={"tensors": odd[:20], "count": len(odd)},
+                tensors=odd,
                 next_command="export again, and keep everything but the Linears in BF16 or F32",
             )
