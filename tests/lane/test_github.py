@@ -114,10 +114,10 @@ def test_a_refusal_of_gh_is_infra_and_a_strange_repository_is_not_asked(gh: Path
 
 def test_a_nightly_has_nobody_to_tell(gh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "body").write_text("x")
-    assert lane.comment(repository="owner/name", branch="main", body=tmp_path / "body") == 0
+    lane.comment_command(repo="owner/name", branch="main", body=tmp_path / "body")
     assert "no comment" in capsys.readouterr().out
     assert not (gh / "calls").exists()
-    lane.comment(repository="owner/name", branch="pull-request/3", body=tmp_path / "body")
+    lane.comment_command(repo="owner/name", branch="pull-request/3", body=tmp_path / "body")
     assert "created on pull request 3" in capsys.readouterr().out
 
 
