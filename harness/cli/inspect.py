@@ -64,17 +64,12 @@ def question(options: Options, case: Case | None = None, root: Path | None = Non
     Raises:
         InvalidCaseError: nothing to inspect, an unknown value, or a checkpoint that would not be read at all.
     """
+    from harness.session.inspecting import settings_of
+
     arguments: Asked = {"full": options.full, "root": root}
     if case is not None:
-        arguments |= {
-            "base": case.base,
-            "transformer": case.transformer,
-            "transformer_2": case.transformer_2,
-            "contracts": case.contracts,
-            "loader": case.loader,
-            "env": case.env,
-            "expected": case.quantization.model_dump(),
-        }
+        arguments |= {"base": case.base, "transformer": case.transformer, "transformer_2": case.transformer_2}
+        arguments |= settings_of(case)
         _refuse_hidden(options, case)
     elif not options.reference:
         raise InvalidCaseError("nothing to inspect", remedy="quantgate inspect FOLDER, or quantgate inspect --case ID")

@@ -63,7 +63,7 @@ def about(
     next_command: str = "",
     **evidence: Any,
 ) -> InspectionFinding:
-    """Return a finding about several Linears or tensors of an expert.
+    """Return a finding about an expert, or about several of its Linears or tensors.
 
     Args:
         code: see `finding`.
@@ -77,17 +77,20 @@ def about(
         next_command: see `finding`.
         evidence: further evidence.
     """
-    names = linears or tensors
-    kind = "module" if linears else "tensor"
+    place: dict[str, str] = {}
+    for kind, names in (("module", linears), ("tensor", tensors)):
+        if names:
+            evidence |= {f"{kind}s": names[:LISTED], "count": len(names)}
+            place = {kind: first or names[0]}
     return finding(
         severity,
         code,
         f"{expert}: {text}",
         expert=expert,
         contract=contract,
-        evidence={**evidence, f"{kind}s": names[:LISTED], "count": len(names)},
+        evidence=evidence,
         next_command=next_command,
-        **{kind: first or names[0]},
+        **place,
     )
 
 

@@ -13,7 +13,7 @@ from harness.formats.codecs import FLOAT_DTYPES
 from harness.formats.header import TensorEntry
 from harness.inspector.architectures import PIPELINES, channels_of, channels_wanted, misfits, unusual_boundary
 from harness.inspector.class_defaults import unread_keys, with_defaults
-from harness.inspector.findings import finding
+from harness.inspector.findings import about, finding
 from harness.inspector.gather import compare, read_windows, windows
 from harness.inspector.index import Component
 from harness.inspector.parts import PartFiles, Parts
@@ -307,21 +307,20 @@ def added_settings(experts: Mapping[str, Component], base: Mapping[str, Componen
         added = sorted(key for key in new if key not in old and key not in UNREAD and new[key] is not None)
         changed = sorted(key for key in new.keys() & old.keys() - UNREAD if new[key] != old[key])
         if added:
-            yield finding(
-                "warning",
+            yield about(
                 "config_key_added",
-                f"{expert}: config.json has {listed(added)}, which the base lacks: a runtime that reads them computes "
+                expert,
+                f"config.json has {listed(added)}, which the base lacks: a runtime that reads them computes "
                 "something else than the base does.",
-                expert=expert,
-                evidence={key: str(new[key])[:200] for key in added[:20]},
+                severity="warning",
+                **{key: str(new[key])[:200] for key in added[:20]},
             )
         if changed:
             pairs = [f"{key} {_short(new[key])} for {_short(old[key])}" for key in changed]
-            yield finding(
-                "fault",
+            yield about(
                 "config_differs",
-                f"{expert}: config.json has {listed(pairs)}: another model than the base's.",
-                expert=expert,
-                evidence={"keys": changed[:20]},
+                expert,
+                f"config.json has {listed(pairs)}: another model than the base's.",
                 next_command=f"take the values of the base's {expert}/config.json",
+                keys=changed[:20],
             )

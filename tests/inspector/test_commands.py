@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.corpus.edit import Edit
 from benchmarks.corpus.mutations import nibbles
 from harness.cli.app import main
-from harness.cli.inspect import inspect, lock_cases
+from harness.cli.inspect import Options, inspect, lock_cases, question
 from harness.definitions.case import Case, CheckpointRef
 from harness.errors import InvalidCaseError
 from harness.formats.errors import SourceError
@@ -44,6 +44,14 @@ def test_exit_codes_by_class(exports: Path, tmp_path: Path) -> None:
         inspect(str(tmp_path / "nothing"))
     with pytest.raises(InvalidCaseError, match="no contract of the runtime 'vllm'"):
         inspect(str(exports / "nvfp4"), contract=["vllm==1"])
+
+
+def test_a_case_of_another_runtime_is_compared_with_its_contract_and_not_with_the_own_loader() -> None:
+    question_of_case = question(Options(), make_case(backend="sglang", runtime="sglang==0.5.12"))[1]
+    assert (question_of_case["contracts"], question_of_case["loader"]) == (("sglang==0.5.12",), None)
+    diffusers = make_case(contracts=["sglang==0.5.13"])
+    question_of_case = question(Options(), diffusers)[1]
+    assert (question_of_case["contracts"], question_of_case["loader"]) == (("sglang==0.5.13",), diffusers.loader)
 
 
 def test_an_error_shows_neither_a_secret_nor_control_characters(

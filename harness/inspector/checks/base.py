@@ -163,13 +163,13 @@ def experts_policy(context: Context) -> Iterator[InspectionFinding]:
     for expert, wanted in context.options.expected.items():
         stored = formats.get(expert)
         if stored is not None and stored != wanted and context.modules[expert]:
-            yield finding(
-                "fault",
+            yield about(
                 "unexpected_format",
-                f"{expert}: the case says {wanted} and the weights are stored as {stored}.",
-                expert=expert,
-                evidence={"expected": wanted, "stored": stored},
+                expert,
+                f"the case says {wanted} and the weights are stored as {stored}.",
                 next_command=f"state quantization.{expert}: {stored} in the case, or give the right override",
+                expected=wanted,
+                stored=stored,
             )
     if len(formats) < 2:
         return
@@ -248,10 +248,10 @@ def wrong_base(context: Context) -> Iterator[InspectionFinding]:
             errors = [item.relative_error for item in compared if not item.equal]
             distance, cosine = median(errors), median(item.cosine for item in compared if not item.equal)
             near = cosine >= RELATED
-            yield finding(
-                "fault",
+            yield about(
                 "wrong_base",
-                f"{expert}: {differing} of {len(compared)} unquantized tensors differ from the base, by "
+                expert,
+                f"{differing} of {len(compared)} unquantized tensors differ from the base, by "
                 f"{distance * 100:.2g} % in the median: "
                 + (
                     "other weights than the base's, but near them: a base of another version, or a distilled, merged "
@@ -259,11 +259,8 @@ def wrong_base(context: Context) -> Iterator[InspectionFinding]:
                     if near
                     else "another model than the base that is named."
                 ),
-                expert=expert,
-                evidence={
-                    "differing": differing,
-                    "compared": len(compared),
-                    "median_cosine": sorted(fits)[len(fits) // 2] if fits else None,
-                },
                 next_command="name the weights that it was made from (base: in the case), or export again",
+                differing=differing,
+                compared=len(compared),
+                median_cosine=sorted(fits)[len(fits) // 2] if fits else None,
             )

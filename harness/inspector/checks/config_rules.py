@@ -28,16 +28,17 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
         )
         if undeclared:
             by_options = _read_by_options(component, quantized)
-            yield finding(
-                "warning" if by_options else "fault",
+            yield about(
                 "quantization_undeclared",
-                f"{expert}: {len(quantized)} Linears are stored as {', '.join(stored)} and neither config.json, "
+                expert,
+                f"{len(quantized)} Linears are stored as {', '.join(stored)} and neither config.json, "
                 "hf_quant_config.json nor shard metadata says so: a runtime "
                 + ("has to be told" if by_options else "reads it as unquantized")
                 + ".",
-                expert=expert,
-                evidence={"modules": len(quantized), "stored": stored},
+                severity="warning" if by_options else "fault",
                 next_command="add quantization_config to the transformer's config.json",
+                modules=len(quantized),
+                stored=stored,
             )
         elsewhere = declared.shared and any(context.quantized(other) for other in context.experts)
         if declared.declared and modules and not quantized and not elsewhere:
@@ -182,12 +183,12 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
             and not any(pattern_matches(pattern, name.rsplit(".", 1)[0]) for name in component.tensors)
         ]
         if idle:
-            yield finding(
-                "info",
+            yield about(
                 "ignore_unmatched",
-                f"{expert}: the ignore patterns {listed(idle)} match nothing here.",
-                expert=expert,
-                evidence={"patterns": idle[:20]},
+                expert,
+                f"the ignore patterns {listed(idle)} match nothing here.",
+                severity="info",
+                patterns=idle[:20],
             )
 
 
@@ -207,14 +208,15 @@ def group_size(context: Context) -> Iterator[InspectionFinding]:
         if stated is None or len(stored) != 1 or stated == blocks[stored[0]]:
             continue
         block = blocks[stored[0]]
-        yield finding(
-            "fault",
+        yield about(
             "group_size_contradicted",
-            f"{expert}: {component.declaration.origin} declares block scales for {stated} values each (group_size), "
+            expert,
+            f"{component.declaration.origin} declares block scales for {stated} values each (group_size), "
             f"and {stored[0]} has one for every {block}: a loader that believes it reads the wrong scales or refuses.",
-            expert=expert,
-            evidence={"declared": stated, "stored": block, "format": stored[0]},
             next_command=f"write group_size: {block} in {component.declaration.origin}",
+            declared=stated,
+            stored=block,
+            format=stored[0],
         )
 
 

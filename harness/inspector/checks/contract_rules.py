@@ -54,12 +54,12 @@ def contracts(context: Context) -> Iterator[InspectionFinding]:
                 if wrong:
                     yield _mismatch(expert, runtime, code, part, assumed, rule, wrong, proven[wrong[0]])
             if not proven and any(module.spec.loader_options for module in context.quantized(expert).values()):
-                yield finding(
-                    "inconclusive",
+                yield about(
                     "contract_unproven",
-                    f"{expert}: {runtime.name} will read {WORDS[runtime.nibble_order]} ({runtime.nibble_rule}); "
+                    expert,
+                    f"{runtime.name} will read {WORDS[runtime.nibble_order]} ({runtime.nibble_rule}); "
                     "the bytes alone do not prove that this is right.",
-                    expert=expert,
+                    severity="inconclusive",
                     contract=runtime.name,
                     next_command=with_base(context.experts[expert]),
                 )
@@ -124,25 +124,24 @@ def contract_predictions(context: Context) -> Iterator[InspectionFinding]:
             if not runtime.contract.read:
                 yield _unread(expert, runtime)
             if prediction.unmodelled:
-                yield finding(
-                    "inconclusive",
+                yield about(
                     "contract_unmodelled",
-                    f"{expert}: the contract of {runtime.name} has no rule for "
+                    expert,
+                    f"the contract of {runtime.name} has no rule for "
                     f"{prediction.unmodelled}: whether it reads "
                     "this checkpoint right is not known.",
-                    expert=expert,
+                    severity="inconclusive",
                     contract=runtime.name,
                     next_command="run the case in that runtime, or name another contract",
                 )
             elif prediction.refused:
-                yield finding(
-                    "fault",
+                yield about(
                     prediction.refused_code,
-                    f"{expert}: {runtime.name} refuses the checkpoint: {prediction.refused}.",
-                    expert=expert,
+                    expert,
+                    f"{runtime.name} refuses the checkpoint: {prediction.refused}.",
                     contract=runtime.name,
-                    evidence={"reason": prediction.refused},
                     next_command="declare the quantization as that runtime takes it, or use another version of it",
+                    reason=prediction.refused,
                 )
             else:
                 yield from _loaded_otherwise(expert, runtime, stored)
@@ -152,16 +151,15 @@ def _loaded_otherwise(expert: str, runtime: Resolved, stored: frozenset[str]) ->
     """Yield the faults of a checkpoint that the runtime loads without an error."""
     prediction, name = runtime.prediction, runtime.name
     if stored and not prediction.quantized:
-        yield finding(
-            "fault",
+        yield about(
             "declaration_unseen",
-            f"{expert}: {name} finds no quantization where it looks: it loads the {len(stored)} stored "
+            expert,
+            f"{name} finds no quantization where it looks: it loads the {len(stored)} stored "
             f"quantized Linears "
             "as unquantized.",
-            expert=expert,
             contract=name,
-            evidence={"stored": len(stored)},
             next_command="write quantization_config into the transformer's config.json",
+            stored=len(stored),
         )
     elif prediction.quantized != stored and (stored or prediction.quantized):
         more, fewer = sorted(prediction.quantized - stored), sorted(stored - prediction.quantized)
@@ -205,15 +203,14 @@ def _unread(expert: str, runtime: Resolved) -> InspectionFinding:
     contract = runtime.contract
     assert contract is not None  # noqa: S101 - only contracts come here
     read = ", ".join(contract.rules.read_at)
-    return finding(
-        "inconclusive",
+    return about(
         "contract_unread",
-        f"{expert}: nobody read or ran {contract.name}; its rules are taken from {read}, and defaults change between "
-        "versions.",
-        expert=expert,
+        expert,
+        f"nobody read or ran {contract.name}; its rules are taken from {read}, and defaults change between versions.",
+        severity="inconclusive",
         contract=contract.name,
-        evidence={"read_at": list(contract.rules.read_at)},
         next_command=f"quantgate learn {contract.name}",
+        read_at=list(contract.rules.read_at),
     )
 
 

@@ -18,7 +18,7 @@ from harness.inspector.checks.registration import check
 from harness.inspector.context import Context, declared_reading
 from harness.inspector.decoding import declared_rule
 from harness.inspector.explain import distance_of, explain
-from harness.inspector.findings import about, finding
+from harness.inspector.findings import about
 from harness.inspector.gates import ROW_CLAIM, bad_rows, gate_of, is_fnuz, state_of
 from harness.inspector.index import Component
 from harness.inspector.measure import PLAIN_KINDS, Measured
@@ -144,14 +144,13 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
         for readings in by_format.values():
             if len(readings) < 2:
                 continue
-            yield finding(
-                "fault",
+            yield about(
                 "two_conventions",
-                f"{expert}: one file set holds two conventions (nibble order or code table) "
+                expert,
+                f"one file set holds two conventions (nibble order or code table) "
                 f"({', '.join(f'{count} Linears {reading}' for reading, count in readings.items())}): "
                 "no loader option reads both.",
-                expert=expert,
-                evidence=dict(readings),
+                **dict[str, Any](readings),
             )
         unclear = sorted(
             name for name, state in states.items() if state == "inconclusive" and not _has_reason(measured[name])
@@ -417,16 +416,16 @@ def without_base(context: Context) -> Iterator[InspectionFinding]:
         four = any(module.spec.loader_options or module.format == "mxfp4" for module in quantized.values())
         open_ = "nibble order, gains, stale or swapped experts" if four else "scales' gains, stale or swapped experts"
         why = "no base was given" if not context.options.base_given else "no Linear could be compared with the base"
-        yield finding(
-            "inconclusive",
+        yield about(
             "base_missing" if not context.options.base_given else "encoding_unproven",
-            f"{expert}: {described(quantized.values())}; {why}, so {open_} are not proven: every statistic of the "
+            expert,
+            f"{described(quantized.values())}; {why}, so {open_} are not proven: every statistic of the "
             "bytes alone is the same either way.",
-            expert=expert,
-            evidence={"quantized": len(quantized)},
+            severity="inconclusive",
             next_command=(
                 "name the base that these weights were quantized from"
                 if context.options.base_given
                 else with_base(context.experts[expert])
             ),
+            quantized=len(quantized),
         )

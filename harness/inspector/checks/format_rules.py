@@ -50,11 +50,10 @@ def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
     for expert, component in context.experts.items():
         naming = component.naming
         if naming.dialect == "mixed":
-            yield finding(
-                "fault",
+            yield about(
                 "names_mixed",
-                f"{expert}: some tensors carry Diffusers' names and others Wan's original ones: no loader takes both.",
-                expert=expert,
+                expert,
+                "some tensors carry Diffusers' names and others Wan's original ones: no loader takes both.",
                 next_command="convert all of them: diffusers scripts/convert_wan_to_diffusers.py",
             )
         elif naming.dialect == "wan" and component.config.get("_class_name") == "WanTransformer3DModel":
@@ -73,25 +72,24 @@ def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
                 f"{count} have {prefix!r} in front" if prefix else f"{count} have none"
                 for prefix, count in naming.prefixes.items()
             )
-            yield finding(
-                "fault",
+            yield about(
                 "names_mixed",
-                f"{expert}: tensors of one transformer have different prefixes (of the attention's, {counts}): a "
+                expert,
+                f"tensors of one transformer have different prefixes (of the attention's, {counts}): a "
                 "loader takes one of them away and does not know the other names. They are checked without any.",
-                expert=expert,
-                evidence={"prefixes": dict(naming.prefixes)},
                 next_command="write all tensors under one prefix, or fetch the file again",
+                prefixes=dict(naming.prefixes),
             )
         if naming.prefix and (component.config or naming.prefix not in PREFIXES):
             writer = PREFIXES.get(naming.prefix)
-            yield finding(
-                "warning",
+            yield about(
                 "names_prefixed",
-                f"{expert}: {naming.prefix!r} stands in front of the tensors' names"
+                expert,
+                f"{naming.prefix!r} stands in front of the tensors' names"
                 + (f", as {writer} writes it" if writer else ", which no program known here writes")
                 + ": a loader has to take it away. They are checked without it.",
-                expert=expert,
-                evidence={"prefix": naming.prefix},
+                severity="warning",
+                prefix=naming.prefix,
             )
 
 
@@ -157,13 +155,13 @@ def nothing_here(context: Context) -> Iterator[InspectionFinding]:
             continue
         gguf = component.shards[0].endswith(".gguf")
         kind = "GGUF" if gguf else "safetensors"
-        yield finding(
-            "inconclusive",
+        yield about(
             "no_tensors",
-            f"{expert}: {listed(component.shards)} is a {kind} file whose header lists no tensor: nothing to check.",
-            expert=expert,
-            evidence={"files": list(component.shards[:20])},
+            expert,
+            f"{listed(component.shards)} is a {kind} file whose header lists no tensor: nothing to check.",
+            severity="inconclusive",
             next_command="fetch the file again, or compare its size with the publisher's",
+            files=list(component.shards[:20]),
         )
 
 

@@ -98,13 +98,13 @@ def _row_finding(expert: str, names: dict[str, Explained], measured: dict[str, M
 
 def _code_finding(expert: str, reason: Reason, names: list[str], measured: dict[str, Measured]) -> InspectionFinding:
     if reason == "recipe_not_recomputable":
-        return finding(
-            "info",
+        return about(
             reason,
-            f"{expert}: {len(names)} Linears ({listed(names)}) follow a recipe that cannot be recomputed "
+            expert,
+            f"{len(names)} Linears ({listed(names)}) follow a recipe that cannot be recomputed "
             "bit-exactly from the base: a base that changed by under about 3 % would not be seen.",
-            expert=expert,
-            evidence={"count": len(names)},
+            severity="info",
+            count=len(names),
         )
     fit = measured[names[0]].fit
     exact = fit.exact if fit else None

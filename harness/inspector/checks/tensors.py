@@ -193,15 +193,16 @@ def casts(context: Context) -> Iterator[InspectionFinding]:
             continue
         proven = any(item.fit is not None for item in measured.values())
         code = next(iter(context.quantized(expert)[name].code for name in sorted(names)))
-        yield finding(
-            "warning",
+        yield about(
             "fp8_cast",
-            f"{expert}: {len(names)} Linears are cast to FP8 {code.upper()} without scales ({listed(sorted(names))})"
+            expert,
+            f"{len(names)} Linears are cast to FP8 {code.upper()} without scales ({listed(sorted(names))})"
             + (", with their biases, as Diffusers' layerwise casting does" if layerwise_biases(context, expert) else "")
             + (", and decode to the base as they are" if proven else "")
             + ". No scale is needed; a runtime has to be told, or it asks for one.",
-            expert=expert,
-            evidence={"modules": sorted(names)[:20], "count": len(names)},
+            severity="warning",
+            modules=sorted(names)[:20],
+            count=len(names),
         )
 
 
@@ -390,12 +391,11 @@ def config_against_tensors(context: Context) -> Iterator[InspectionFinding]:
             if stated != actual
         ]
         if wrong:
-            yield finding(
-                "fault",
+            yield about(
                 "config_contradicts_tensors",
-                f"{expert}: config.json and the tensors describe different models ({listed(wrong)}).",
-                expert=expert,
-                evidence={"fields": wrong},
+                expert,
+                f"config.json and the tensors describe different models ({listed(wrong)}).",
+                fields=wrong,
             )
 
 
