@@ -414,9 +414,9 @@ def _query_is_key(patch: Patch) -> None:
 
 
 def _exchanged_values(patch: Patch, first: Tensor, second: Tensor) -> None:
-    one, other = first.detach().clone(), second.detach().clone()
-    patch.values(first, lambda _old: other)
-    patch.values(second, lambda _old: one)
+    first_copy, second_copy = first.detach().clone(), second.detach().clone()
+    patch.values(first, lambda _old: second_copy)
+    patch.values(second, lambda _old: first_copy)
 
 
 def _tables_exchanged(patch: Patch) -> None:

@@ -237,22 +237,24 @@ def _gelu(patch: Patch) -> None:
             patch.override(block.ffn.net[0], "gelu", gelu)
 
 
-def _modulated(block: Any, states: Tensor, text: Tensor, time: Tensor, rotary: Any, one: float = 1.0) -> Tensor:
+def _modulated(block: Any, states: Tensor, text: Tensor, time: Tensor, rotary: Any, added: float = 1.0) -> Tensor:
     """A block whose modulations are fused multiply-adds; ``one`` is what is added to the scale of attention."""
     shift, scale, gate, late_shift, late_scale, late_gate = (block.scale_shift_table + time.float()).chunk(6, dim=1)
     dtype = states.dtype
-    attended = block.attn1(torch.addcmul(shift, block.norm1(states.float()), one + scale).to(dtype), None, None, rotary)
+    attended = block.attn1(
+        torch.addcmul(shift, block.norm1(states.float()), added + scale).to(dtype), None, None, rotary
+    )
     states = torch.addcmul(states.float(), attended.float(), gate).to(dtype)
     states = block.attn2(block.norm2(states.float()).to(dtype), text, None, None) + states
     fed = block.ffn(torch.addcmul(late_shift, block.norm3(states.float()), 1 + late_scale).to(dtype))
     return torch.addcmul(states.float(), fed.float(), late_gate).to(dtype)
 
 
-def _blocks(one: float = 1.0, *numbers: int) -> Injection:
+def _blocks(added: float = 1.0, *numbers: int) -> Injection:
     def forward(
         original: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any
     ) -> Tensor:
-        return _modulated(original.__self__, hidden_states, encoder_hidden_states, temb, rotary_emb, one)
+        return _modulated(original.__self__, hidden_states, encoder_hidden_states, temb, rotary_emb, added)
 
     def inject(patch: Patch) -> None:
         for expert in patch.experts:

@@ -22,7 +22,7 @@ runtime_app = options.Commands(help="Environments of runtimes: install, list, re
 Name = Annotated[str, typer.Argument(help="runtime==version, such as sglang==0.5.23")]
 
 
-def _say(text: str) -> None:
+def _report_line(text: str) -> None:
     typer.echo(text, err=True)
 
 
@@ -47,7 +47,7 @@ def learn_command(
 
     version = parse_runtime(name)
     environment = Environment(version, python, "runner") if python is not None else find(version)
-    answers = ask(environment, all_kinds(), _say, repositories())
+    answers = ask(environment, all_kinds(), _report_line, repositories())
     contract_before = load_contract(str(version), root)
     wrong = [
         (row.kind.name, predicted, row.outcome) for row, predicted in disagreements(contract_before.rules, answers.rows)
@@ -84,7 +84,7 @@ def install_command(
     ] = "pip",
 ) -> None:
     """Make an isolated environment with a runtime and its dependencies."""
-    environment = install(parse_runtime(name), "cpu" if cpu else "cuda", _say, installer)
+    environment = install(parse_runtime(name), "cpu" if cpu else "cuda", _report_line, installer)
     typer.echo(str(environment.python))
 
 
