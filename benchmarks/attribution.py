@@ -151,8 +151,8 @@ def run(bench: Bench, sessions: dict[bool, Session], fault: Fault, number: int) 
     if record.generation is not None:
         golden, clip = read_clip(bench.golden_clip), read_clip(finished.folder / record.generation.clip)
         peers = {rule.name: passes(rule, golden, clip) for rule in rules_without_weights()}
-    found = attribute_folder(finished.folder) if failed else None
-    return Row(fault, record, found, seen_by(record), peers, time.monotonic() - began)
+    attributed = attribute_folder(finished.folder) if failed else None
+    return Row(fault, record, attributed, seen_by(record), peers, time.monotonic() - began)
 
 
 def passes(rule: PeerRule, golden: Clip, clip: Clip) -> bool:
@@ -160,7 +160,7 @@ def passes(rule: PeerRule, golden: Clip, clip: Clip) -> bool:
     try:
         return rule.judge(golden, clip).passed
     except ValueError:
-        larger = [Clip(one.frames.repeat(3, axis=1).repeat(3, axis=2)) for one in (golden, clip)]
+        larger = [Clip(item.frames.repeat(3, axis=1).repeat(3, axis=2)) for item in (golden, clip)]
         return rule.judge(*larger).passed
 
 
@@ -214,8 +214,8 @@ def overlap(rows: list[Row]) -> None:
 
 def _ssim(row: Row) -> float | None:
     comparison = row.record.comparison
-    found = comparison.get("ssim") if comparison is not None else None
-    return found.worst if found is not None else None
+    similarity = comparison.get("ssim") if comparison is not None else None
+    return similarity.worst if similarity is not None else None
 
 
 def costs(bench: Bench, rows: list[Row]) -> None:

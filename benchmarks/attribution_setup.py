@@ -212,7 +212,7 @@ def _case(form: str, runner: str, matmul: str, model: str = "t2v", folder: Path 
 def _measure(context: SessionContext, located: Located, device: str) -> None:
     perturbations: tuple[Perturbation, ...] = plan(context.runner, cpu_flags())
     if device == "cpu":
-        perturbations = (by_name("isa-default"), *(one for one in perturbations if one.name == "threads-2"))
-    wanted = Plan(perturbations=perturbations, repeats=12, controls="frames", reason="benchmark", say=print)
+        perturbations = (by_name("isa-default"), *(item for item in perturbations if item.name == "threads-2"))
+    wanted = Plan(perturbations=perturbations, repeats=12, controls="frames", reason="benchmark", report_line=print)
     (proposal,) = measure(context, (located,), wanted, lambda _event: None)
     apply(Workspace(context.root), proposal, reason="benchmark", author="benchmark")

@@ -93,8 +93,8 @@ def pytest_table(root: Path, count: int, repeats: int) -> None:
         "with plugin": lambda: collect(root, "plain"),
         "with cases": lambda: collect(root, "--runner", "cpu", "cases"),
     }
-    if (found := runs["with cases"]()) != count:
-        raise SystemExit(f"{found} cases were collected, not {count}")
+    if (collected := runs["with cases"]()) != count:
+        raise SystemExit(f"{collected} cases were collected, not {count}")
     # In turn, so that whatever else this machine does falls on all of them.
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(repeats):

@@ -42,15 +42,15 @@ def fits(checkpoint: Path, base: Path, rows: int) -> list[Fit]:
         modules = {expert: group(component.tensors, component.hints) for expert, component in subject.experts.items()}
         budgets = dict.fromkeys(subject.experts, Budget(rows=rows))
         plan = Plan(subject.experts, modules, anchor.experts, budgets, dict.fromkeys(subject.experts, False))
-        found = gather(plan, pool)
-    return [item.fit for expert in found.measured.values() for item in expert.values() if item.fit is not None]
+        gathered = gather(plan, pool)
+    return [item.fit for expert in gathered.measured.values() for item in expert.values() if item.fit is not None]
 
 
-def line(recipe: str, rows: int, found: list[Fit]) -> str:
+def line(recipe: str, rows: int, fits: list[Fit]) -> str:
     """One row of the table."""
-    right = [item.scores[item.best] for item in found]
+    right = [item.scores[item.best] for item in fits]
     nibble, layout, other = [], [], []
-    for item in found:
+    for item in fits:
         for name, score in item.scores.items():
             if name == item.best:
                 continue
@@ -63,7 +63,7 @@ def line(recipe: str, rows: int, found: list[Fit]) -> str:
     cells = [f"{min(score.cosine for score in right):.4f}"]
     cells += [f"{max(values):.3f}" if values else "-" for values in (nibble, layout, other)]
     errors, gains = [score.relative_error for score in right], [score.gain for score in right]
-    lowest = min(float(item.sums[item.best].row_cosine().min()) for item in found)
+    lowest = min(float(item.sums[item.best].row_cosine().min()) for item in fits)
     cells += [f"{min(errors):.4f}-{max(errors):.4f}", f"{min(gains):.4f}-{max(gains):.4f}", f"{lowest:.3f}"]
     count = "all" if rows > 1 << 20 else str(rows)
     return f"{recipe:15} {count:>4}  " + "  ".join(f"{cell:>13}" for cell in cells)

@@ -31,7 +31,9 @@ def suite(cases: int, random: np.random.Generator) -> list[Unit]:
         times = random.lognormal(np.log(scale), 0.2, count)
         load = float(random.uniform(30, 180))
         name = f"engine{len(units):04}"
-        units.append(Unit(name, load, tuple((f"{name}-{index}", float(one)) for index, one in enumerate(times))))
+        units.append(
+            Unit(name, load, tuple((f"{name}-{index}", float(seconds)) for index, seconds in enumerate(times)))
+        )
         left -= count
     return units
 
@@ -44,11 +46,11 @@ def in_turn(units: list[Unit], shards: int) -> float:
 def noisy(units: list[Unit], shards: int, random: np.random.Generator) -> float:
     """True makespan of a plan that was made from durations with an error of 20 %."""
     guessed = [
-        replace(unit, cases=tuple((name, one * float(random.lognormal(0, 0.2))) for name, one in unit.cases))
+        replace(unit, cases=tuple((name, item * float(random.lognormal(0, 0.2))) for name, item in unit.cases))
         for unit in units
     ]
     true = {unit.key: unit for unit in units}
-    return makespan([[true[unit.key] for unit in one] for one in lpt(guessed, shards)])
+    return makespan([[true[unit.key] for unit in item] for item in lpt(guessed, shards)])
 
 
 def main() -> None:
@@ -75,7 +77,9 @@ def main() -> None:
             everything += ratios
             shown = (median(ratios), np.quantile(ratios, 0.95), max(ratios), median(turns), median(noise))
             print(
-                f"{cases:6} {shards:7} {shown[0]:20.3f}", *(f"{one:7.3f}" for one in shown[1:]), f"{median(took):7.2f}"
+                f"{cases:6} {shards:7} {shown[0]:20.3f}",
+                *(f"{value:7.3f}" for value in shown[1:]),
+                f"{median(took):7.2f}",
             )
     print(f"all {len(everything)} suites: median {median(everything):.3f}, worst {max(everything):.3f}")
 

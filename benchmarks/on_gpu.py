@@ -88,12 +88,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    known = steps(out)
-    chosen = [step for step in known if options.only in step.name]
-    if unknown := sorted(set(options.again) - {step.name for step in known}):
-        parser.error(f"--again {', '.join(unknown)}: no such step; there are {', '.join(step.name for step in known)}")
+    finished = steps(out)
+    chosen = [step for step in finished if options.only in step.name]
+    if unknown := sorted(set(options.again) - {step.name for step in finished}):
+        parser.error(
+            f"--again {', '.join(unknown)}: no such step; there are {', '.join(step.name for step in finished)}"
+        )
     if not chosen:
-        parser.error(f"--only {options.only}: no such step; there are {', '.join(step.name for step in known)}")
+        parser.error(f"--only {options.only}: no such step; there are {', '.join(step.name for step in finished)}")
     for name in options.again:
         (out / f"{name}.exit").unlink(missing_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -45,15 +45,15 @@ ROOT = Path(__file__).parents[1]
 
 def chosen_case(name: str, shape: str, steps: int, runner: str, model: Path | None) -> Located:
     """A case of ``cases/tiny.yaml``, at another shape where one is given as WIDTHxHEIGHTxFRAMES, with other steps."""
-    found = {one.case.id: one for one in load_cases([ROOT / "cases/tiny.yaml"], ROOT)}[name]
+    located = {item.case.id: item for item in load_cases([ROOT / "cases/tiny.yaml"], ROOT)}[name]
     changes: dict[str, Any] = {"runners": (runner,)}
     update: dict[str, int] = {"num_inference_steps": steps} if steps else {}
     if shape:
         update |= dict(zip(("width", "height", "num_frames"), map(int, shape.split("x")), strict=True))
     if model is not None:
-        changes["model"] = found.case.model.model_copy(update={"path": str(model)})
-    changes["sampling"] = found.case.sampling.model_copy(update=update)
-    return found.model_copy(update={"case": found.case.model_copy(update=changes)})
+        changes["model"] = located.case.model.model_copy(update={"path": str(model)})
+    changes["sampling"] = located.case.sampling.model_copy(update=update)
+    return located.model_copy(update={"case": located.case.model_copy(update=changes)})
 
 
 class BareLoop:
@@ -157,11 +157,11 @@ def main() -> None:
             bare = BareLoop(located.case, lease.device.kind)
             bare.seconds()
             harness.seconds()
-            alone, ours, records = [], [], []
+            alone, with_quantgate, records = [], [], []
             for _ in range(options.repeats):
                 alone.append(bare.seconds())
                 spent, record = harness.seconds()
-                ours.append(spent)
+                with_quantgate.append(spent)
                 records.append(record)
         finally:
             harness.session.close()
@@ -170,10 +170,10 @@ def main() -> None:
     layers = f" of width {options.width or 192} and {options.layers or 6} layers" if larger else ""
     print(f"{options.case}{layers} at {shape} on {profile.name} ({lease.device.name}), median of {options.repeats}")
     print(f"bare loop   {median(alone):8.3f} s")
-    print(f"harness     {median(ours):8.3f} s")
+    print(f"harness     {median(with_quantgate):8.3f} s")
     for stage in ("inspect", "load", "generate", "compare"):
         print(f"  {stage:9} {median(getattr(record.timing, stage) for record in records):8.3f} s")
-    print(f"ratio       {median(ours) / median(alone):8.3f}")
+    print(f"ratio       {median(with_quantgate) / median(alone):8.3f}")
 
 
 if __name__ == "__main__":

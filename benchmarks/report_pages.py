@@ -51,16 +51,16 @@ def milliseconds_to_open(index: Path) -> float:
     script = (
         "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now()))))"
     )
-    found = []
+    problems = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         for _ in range(5):
             page = browser.new_context().new_page()
             page.goto(index.as_uri(), wait_until="load")
-            found.append(float(page.evaluate(script)))
+            problems.append(float(page.evaluate(script)))
             page.context.close()
         browser.close()
-    return sorted(found)[2]
+    return sorted(problems)[2]
 
 
 def main() -> None:

@@ -40,10 +40,10 @@ def main() -> int:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     device = pick_device(parser.parse_args().device)
     torch.set_grad_enabled(False)
-    found = take_fingerprint("selfcheck", device.type)
-    capability = found.device.compute_capability
-    print(f"device      {found.device.name}" + (f", compute capability {capability}" if capability else ""))
-    print(f"torch       {found.packages.get('torch')}, cuda {found.cuda}, driver {found.driver}")
+    fingerprint = take_fingerprint("selfcheck", device.type)
+    capability = fingerprint.device.compute_capability
+    print(f"device      {fingerprint.device.name}" + (f", compute capability {capability}" if capability else ""))
+    print(f"torch       {fingerprint.packages.get('torch')}, cuda {fingerprint.cuda}, driver {fingerprint.driver}")
     healthy = True
     for form in FORMATS:
         healthy &= _product(form, device)

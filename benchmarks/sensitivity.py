@@ -73,13 +73,13 @@ class Tally:
 
 def distances(golden: Clip, candidate: Clip) -> Values:
     """How far each gating metric's worst value is from its ideal."""
-    found = {}
+    by_change = {}
     for result in compare(golden, candidate).metrics:
         if result.worst is None:
             raise SystemExit(f"{result.name}: {result.why}")
         rmse = 255.0 * 10.0 ** (-result.worst / 20.0)
-        found[result.name] = rmse if result.name == "psnr" else abs(result.worst - result.ideal)
-    return found
+        by_change[result.name] = rmse if result.name == "psnr" else abs(result.worst - result.ideal)
+    return by_change
 
 
 def limits(benign: Iterable[Values], names: Iterable[str]) -> Values:
@@ -111,7 +111,7 @@ def look(chosen: dict[str, Clip], changes: dict[str, Change], judges: Judges, fi
 
 def values_of(table: Table) -> dict[str, dict[str, Values]]:
     """The distances alone."""
-    return {scene: {name: found.values for name, found in rows.items()} for scene, rows in table.items()}
+    return {scene: {name: result.values for name, result in rows.items()} for scene, rows in table.items()}
 
 
 def score_ours(mild: dict[str, dict[str, Values]], gross: dict[str, dict[str, Values]], names: Iterable[str]) -> Tally:
@@ -160,8 +160,8 @@ def score_peers(judges: Judges, mild: Table, gross: Table) -> dict[str, Tally]:
     tallies = {name: Tally() for name in judges}
     for is_gross, table in ((False, mild), (True, gross)):
         for rows in table.values():
-            for change, found in rows.items():
-                for name, passed in found.peers.items():
+            for change, result in rows.items():
+                for name, passed in result.peers.items():
                     tallies[name].note(change, is_gross, passed)
     return tallies
 
@@ -216,11 +216,11 @@ def drift_part(chosen: dict[str, Clip]) -> Tally:
     for scene, rows in look(chosen, MILD, {}, first=warp).items():
         benign[scene] |= {f"warp_16 + {name}": row for name, row in rows.items()}
     unseen = {
-        scene: {name: found.values for name, found in rows.items() if not found.unhealthy}
+        scene: {name: result.values for name, result in rows.items() if not result.unhealthy}
         for scene, rows in gross.items()
     }
     tally = score_ours(values_of(benign), unseen, DRIFT_PROOF)
-    lowest = min(1.0 - found.values["ssim"] for rows in benign.values() for found in rows.values())
+    lowest = min(1.0 - result.values["ssim"] for rows in benign.values() for result in rows.values())
     alarms = ", ".join(f"{name} {count}" for name, count in tally.alarmed.items()) or "none"
     print(f"\nunder drift (worst-frame SSIM of benign clips down to {lowest:.2f}; {len(benign)} scenes)")
     print(f"  false alarms: {alarms}")
@@ -232,12 +232,12 @@ def drift_part(chosen: dict[str, Clip]) -> Tally:
 def sanity_part(chosen: dict[str, Clip], mild: Table, gross: Table) -> int:
     """Reference-free checks on healthy and broken clips; gives the number of false alarms."""
     alarms = sum(not check_clip(clip).ok for clip in chosen.values())
-    alarms += sum(bool(found.unhealthy) for rows in mild.values() for found in rows.values())
+    alarms += sum(bool(result.unhealthy) for rows in mild.values() for result in rows.values())
     seen = []
     for name in GROSS:
-        found = [rows[name].unhealthy for rows in gross.values()]
-        if all(found):
-            seen.append(f"{name} ({', '.join(sorted(frozenset.union(*found)))})")
+        result = [rows[name].unhealthy for rows in gross.values()]
+        if all(result):
+            seen.append(f"{name} ({', '.join(sorted(frozenset.union(*result)))})")
     print(
         f"\nwithout a reference: {alarms} false alarms on {len(chosen) * (1 + len(MILD))} healthy clips; seen always:"
     )
@@ -260,15 +260,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"  {name:16} {find_metric(name).setting}")
     judges = {} if options.no_peers else peer_judges()
     mild, gross = look(chosen, MILD, judges), look(chosen, GROSS, judges)
-    ours = score_ours(values_of(mild), values_of(gross), GATING)
-    tallies = {"quantgate, limits of other scenes": ours} | score_peers(judges, mild, gross)
+    score_of_quantgate = score_ours(values_of(mild), values_of(gross), GATING)
+    tallies = {"quantgate, limits of other scenes": score_of_quantgate} | score_peers(judges, mild, gross)
     print_scores(tallies, len(chosen))
     print_misses(tallies, len(chosen))
     print_margins(values_of(mild), values_of(gross))
     alarms = sanity_part(chosen, mild, gross)
     drift_part(chosen)
-    bad = bool(ours.missed or ours.alarmed or alarms)
-    print("\nFAIL: " + repr((ours.missed, ours.alarmed, alarms)) if bad else "\nno fault missed, no false alarm")
+    bad = bool(score_of_quantgate.missed or score_of_quantgate.alarmed or alarms)
+    print(
+        "\nFAIL: " + repr((score_of_quantgate.missed, score_of_quantgate.alarmed, alarms))
+        if bad
+        else "\nno fault missed, no false alarm"
+    )
     return int(bad)
 
 

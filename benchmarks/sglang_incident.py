@@ -66,8 +66,8 @@ def mean_ssim(clip: Path, anchor: Path) -> float | None:
 
     if not (clip.exists() and anchor.exists()):
         return None
-    found = compare(read_clip(anchor), read_clip(clip), ("ssim",))
-    return 1.0 if found.bit_exact else next(item.mean for item in found.metrics if item.name == "ssim")
+    comparison = compare(read_clip(anchor), read_clip(clip), ("ssim",))
+    return 1.0 if comparison.bit_exact else next(item.mean for item in comparison.metrics if item.name == "ssim")
 
 
 def picture(records: list[CaseRecord], run: Path, out: Path) -> None:
@@ -106,8 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{'case':<38}{'runtime':<22}{'contract':<10}{'predicted':<11}{'seen':<22}{'SSIM':<7}agrees")
     for row in rows:
         ssim = "" if row.ssim is None else f"{row.ssim:.3f}"
-        said = "yes" if row.agrees else "NO"
-        print(f"{row.case:<38}{row.runtime:<22}{row.how:<10}{row.predicted:<11}{row.seen:<22}{ssim:<7}{said}")
+        agreement = "yes" if row.agrees else "NO"
+        print(f"{row.case:<38}{row.runtime:<22}{row.how:<10}{row.predicted:<11}{row.seen:<22}{ssim:<7}{agreement}")
     emulated = next((record.engine.runtime.get("emulated") for record in records if record.engine is not None), None)
     for line in emulated if isinstance(emulated, list) else []:
         print(f"emulated: {line}")

@@ -248,8 +248,8 @@ def show(out: Path, load_file: Any) -> None:
         products = sorted({row["kernel"] for row in result["receipts"] if row["format"] != "bf16"}) or ["bf16"]
         apart = ""
         if base.exists():
-            one, other = load_file(out / name / "frames.safetensors")["frames"], load_file(base)["frames"]
-            apart = f"mean difference to BF16 {float((one - other).abs().mean()) * 255:.2f} of 255"
+            frames, base_frames = load_file(out / name / "frames.safetensors")["frames"], load_file(base)["frames"]
+            apart = f"mean difference to BF16 {float((frames - base_frames).abs().mean()) * 255:.2f} of 255"
         print(f"{name:<10} sglang=={version:<13} {result['device']['device']['name']}: {'; '.join(products)}; {apart}")
 
 

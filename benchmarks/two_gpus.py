@@ -85,13 +85,13 @@ def project(root: Path, runner: str, seeds: int) -> None:
     (root / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n", encoding="utf-8")
     tiny = load_cases([ROOT / "cases/tiny.yaml"], ROOT)
     cases = {
-        one.case.id: {
-            **one.case.model_dump(mode="json", exclude={"id", "waiver", "golden_of"}),
+        case.case.id: {
+            **case.case.model_dump(mode="json", exclude={"id", "waiver", "golden_of"}),
             "runners": [runner],
             "matrix": {"sampling.seed": list(range(seeds))},
         }
-        for one in tiny
-        if runner in one.case.runners
+        for case in tiny
+        if runner in case.case.runners
     }
     (root / "cases").mkdir()
     (root / "cases/tiny.yaml").write_text(json.dumps({"cases": cases}, indent=1), encoding="utf-8")
@@ -150,38 +150,38 @@ class Checks:
         self.failed = self.failed or not right
 
 
-def check_run(check: Checks, one: Run, devices: tuple[Device, ...], before: dict[str, int]) -> None:
+def check_run(check: Checks, run: Run, devices: tuple[Device, ...], before: dict[str, int]) -> None:
     """What must hold for every run."""
-    records = one.records()
+    records = run.records()
     places = defaultdict(set)
     for record in records:
         if record.engine is not None and record.fingerprint is not None:
             places[record.engine.engine].add((record.engine.process, record.fingerprint.device.uuid))
     used = {uuid for place in places.values() for _, uuid in place}
-    retried = {record.case for record in one.first_attempts()}
+    retried = {record.case for record in run.first_attempts()}
     whole = {
         key: place
         for key, place in places.items()
         if not retried & {record.case for record in records if record.engine and record.engine.engine == key}
     }
     if not records:
-        print((one.root / f"{one.name}.log").read_text()[-3000:])
-    check(f"{one.name}: records", bool(records), f"{len(records)} cases, {len(places)} engines")
+        print((run.root / f"{run.name}.log").read_text()[-3000:])
+    check(f"{run.name}: records", bool(records), f"{len(records)} cases, {len(places)} engines")
     check(
         "  one process and one GPU an engine", all(len(place) == 1 for place in whole.values()), f"{len(whole)} engines"
     )
     processes = {process for place in whole.values() for process, _ in place}
     check("  loads, one an engine", len(processes) == len(whole), len(processes))
-    if not one.killed:  # after a kill the other GPU may have done the rest before a new worker stood
+    if not run.killed:  # after a kill the other GPU may have done the rest before a new worker stood
         check("  GPUs used", used == {device.uuid for device in devices}, ", ".join(sorted(map(str, used))))
     deadline = time.monotonic() + SETTLE_SECONDS
     left, extra = {0}, {"": 0}
     while (left or extra) and time.monotonic() < deadline:
-        left = {pid for pid in one.engines if psutil.pid_exists(pid) and _runs(pid)}
+        left = {pid for pid in run.engines if psutil.pid_exists(pid) and _runs(pid)}
         now = memory(devices)
         extra = {uuid: now[uuid] - before[uuid] for uuid in now if now[uuid] - before[uuid] > SLACK_BYTES}
         time.sleep(0.5)
-    check("  processes left", not left, sorted(left) or f"none of {len(one.engines)}")
+    check("  processes left", not left, sorted(left) or f"none of {len(run.engines)}")
     check("  memory left", not extra, extra or "none")
 
 

@@ -1,11 +1,22 @@
-"""Foreign text inside Markdown that GitHub renders: it must show as text, without links, mentions or markup."""
+"""The one writer of Markdown that GitHub renders: tables, code, sizes; and foreign text that must show as text.
+
+`harness.report.markdown` and `harness.lane.summary` choose the sentences and rows; how they become Markdown is here.
+Foreign text shows without links, mentions or markup.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 from harness.text import clean, one_line
 
+SUMMARY_BYTES = 1024 * 1024
+"""Largest step summary in bytes; GitHub refuses a longer summary."""
+COMMENT_CHARACTERS = 65536
+"""Longest comment in characters; GitHub refuses a longer comment."""
+RESERVED = 400
+"""Bytes that are kept free below a limit, for the line that states the cut."""
 _GAP = "&#8203;"
 _HARMLESS = re.compile(r"[^A-Za-z0-9 ,;/.%=()+\-\u0080-\U0010ffff]")
 _ADDRESS = re.compile(
@@ -46,3 +57,23 @@ def fenced(text: str, language: str = "") -> str:
     longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{body}\n{fence}"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table. Cells are Markdown: foreign text must have gone through `neutral` or `code`."""
+    return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)]
+
+
+def bounded(text: str, limit: int, note: str) -> str:
+    """Return ``text`` if it fits into ``limit`` bytes of UTF-8, less `RESERVED`; else what fits of it, and ``note``.
+
+    It is cut at the end of a line, so that no row, tag or character reference is cut in two; a text without a line that
+    fits is cut inside one.
+    """
+    data = text.encode()
+    if len(data) <= limit - RESERVED:
+        return text
+    start = data[: limit - RESERVED].decode("utf-8", errors="ignore")
+    # a short first line, such as the marker of a comment, is not all that may be left of the text
+    end = start.rfind("\n", len(start) // 2)
+    return f"{start[:end] if end > 0 else start}\n\n{note}\n"

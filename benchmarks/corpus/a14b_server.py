@@ -47,19 +47,19 @@ def table() -> NDArray[np.float32]:
 
 def linears() -> list[tuple[str, int, int]]:
     """The 400 block Linears: name, N, K."""
-    found = []
+    linears = []
     for block in range(LAYERS):
         for attention in ("attn1", "attn2"):
-            found += [
+            linears += [
                 (f"blocks.{block}.{attention}.{part}", WIDTH, WIDTH) for part in ("to_q", "to_k", "to_v", "to_out.0")
             ]
-        found += [(f"blocks.{block}.ffn.net.0.proj", FEED, WIDTH), (f"blocks.{block}.ffn.net.2", WIDTH, FEED)]
-    return found
+        linears += [(f"blocks.{block}.ffn.net.0.proj", FEED, WIDTH), (f"blocks.{block}.ffn.net.2", WIDTH, FEED)]
+    return linears
 
 
 def tensors(kind: str) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name to dtype and shape of one expert: 1095 tensors of the base. ``kind`` is the name of a repository."""
-    found: dict[str, tuple[str, tuple[int, ...]]] = {
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
         "scale_shift_table": ("F32", (1, 2, WIDTH)),
         "patch_embedding.weight": ("BF16", (WIDTH, 16, 1, 2, 2)),
         "patch_embedding.bias": ("BF16", (WIDTH,)),
@@ -77,24 +77,24 @@ def tensors(kind: str) -> dict[str, tuple[str, tuple[int, ...]]]:
         "proj_out.bias": ("BF16", (64,)),
     }
     for block in range(LAYERS):
-        found[f"blocks.{block}.scale_shift_table"] = ("F32", (1, 6, WIDTH))
-        found[f"blocks.{block}.norm2.weight"] = found[f"blocks.{block}.norm2.bias"] = ("F32", (WIDTH,))
+        shapes[f"blocks.{block}.scale_shift_table"] = ("F32", (1, 6, WIDTH))
+        shapes[f"blocks.{block}.norm2.weight"] = shapes[f"blocks.{block}.norm2.bias"] = ("F32", (WIDTH,))
         for attention in ("attn1", "attn2"):
             for norm in ("norm_q", "norm_k"):
-                found[f"blocks.{block}.{attention}.{norm}.weight"] = ("BF16", (WIDTH,))
+                shapes[f"blocks.{block}.{attention}.{norm}.weight"] = ("BF16", (WIDTH,))
     for name, rows, columns in linears():
-        found[f"{name}.bias"] = ("BF16", (rows,))
+        shapes[f"{name}.bias"] = ("BF16", (rows,))
         kept = kind == "base" or int(name.split(".")[1]) in KEPT
         if not kept and kind == "fp8":
-            found[f"{name}.weight"] = ("F8_E4M3", (rows, columns))
-            found[f"{name}.weight_scale"] = found[f"{name}.input_scale"] = ("F32", ())
+            shapes[f"{name}.weight"] = ("F8_E4M3", (rows, columns))
+            shapes[f"{name}.weight_scale"] = shapes[f"{name}.input_scale"] = ("F32", ())
         elif not kept:
-            found[f"{name}.weight"] = ("U8", (rows, columns // 2))
-            found[f"{name}.weight_scale"] = ("F8_E4M3", (rows, columns // 16))
-            found[f"{name}.weight_scale_2"] = found[f"{name}.input_scale"] = ("F32", ())
+            shapes[f"{name}.weight"] = ("U8", (rows, columns // 2))
+            shapes[f"{name}.weight_scale"] = ("F8_E4M3", (rows, columns // 16))
+            shapes[f"{name}.weight_scale_2"] = shapes[f"{name}.input_scale"] = ("F32", ())
         else:
-            found[f"{name}.weight"] = ("BF16", (rows, columns))
-    return {name: ("F32", shape) for name, (_, shape) in found.items()} if kind == "base" else found
+            shapes[f"{name}.weight"] = ("BF16", (rows, columns))
+    return {name: ("F32", shape) for name, (_, shape) in shapes.items()} if kind == "base" else shapes
 
 
 class File:
@@ -227,9 +227,9 @@ def repository(kind: str) -> dict[str, bytes | File]:
         weight_map: dict[str, str] = {}
         for part in range(parts):
             name = f"diffusion_pytorch_model-{part + 1:05d}-of-{parts:05d}.safetensors"
-            mine = names[part * len(names) // parts : (part + 1) * len(names) // parts]
-            weight_map |= dict.fromkeys(mine, name)
-            files[f"{expert}/{name}"] = File({key: entries[key] for key in mine}, values)
+            names_of_part = names[part * len(names) // parts : (part + 1) * len(names) // parts]
+            weight_map |= dict.fromkeys(names_of_part, name)
+            files[f"{expert}/{name}"] = File({key: entries[key] for key in names_of_part}, values)
         files[f"{expert}/diffusion_pytorch_model.safetensors.index.json"] = json.dumps(
             {"weight_map": weight_map}
         ).encode()

@@ -46,10 +46,10 @@ class Edit:
 
     def tensors(self, expert: str) -> Tensors:
         """All tensors of one expert."""
-        found: Tensors = {}
+        tensors: Tensors = {}
         for shard in self.shards(expert):
-            found.update(load_file(shard))
-        return found
+            tensors.update(load_file(shard))
+        return tensors
 
     def write(self, expert: str, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
         """Write one expert back as a single shard."""
@@ -75,9 +75,9 @@ class Edit:
         weight_map: dict[str, str] = {}
         for part in range(parts):
             file = f"diffusion_pytorch_model-{part + 1:05d}-of-{parts:05d}.safetensors"
-            mine = names[part::parts]
-            save_file({name: tensors[name].contiguous().clone() for name in mine}, place / file, metadata=kept)
-            weight_map |= dict.fromkeys(mine, file)
+            names_of_part = names[part::parts]
+            save_file({name: tensors[name].contiguous().clone() for name in names_of_part}, place / file, metadata=kept)
+            weight_map |= dict.fromkeys(names_of_part, file)
         index = place / "diffusion_pytorch_model.safetensors.index.json"
         index.write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": weight_map}), encoding="utf-8")
         return index

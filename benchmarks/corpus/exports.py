@@ -147,5 +147,5 @@ def calibrate(model: Any) -> None:
 def describe(folder: Path) -> dict[str, Any]:
     """``quantization_config`` as exported."""
     body = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
-    found: dict[str, Any] = body.get("quantization_config", {})
-    return found
+    section: dict[str, Any] = body.get("quantization_config", {})
+    return section

@@ -158,7 +158,7 @@ def setting(key: str, value: object) -> Mutation:
     return mutate
 
 
-def remade(linear: written.Linear, change: written.Linear, said: dict[str, object] | None = None) -> Mutation:
+def remade(linear: written.Linear, change: written.Linear, declaration: dict[str, object] | None = None) -> Mutation:
     """A right checkpoint of a format, of which ``change`` breaks one Linear (``layer``) or all."""
 
     def mutate(edit: Edit, strength: str) -> None:
@@ -169,7 +169,7 @@ def remade(linear: written.Linear, change: written.Linear, said: dict[str, objec
             if module in touched:
                 change(tensors, module, weight)
 
-        written.remake(edit, both, dict(said) if said else None)
+        written.remake(edit, both, dict(declaration) if declaration else None)
 
     return mutate
 
@@ -229,9 +229,9 @@ def exchanged_gguf(edit: Edit, strength: str) -> None:
     """The two GGUF files under each other's names."""
     written.gguf(edit, "Q8_0")
     high, low = next(edit.folder.rglob("*High*.gguf")), next(edit.folder.rglob("*Low*.gguf"))
-    one, two = high.read_bytes(), low.read_bytes()
-    high.write_bytes(two)
-    low.write_bytes(one)
+    high_bytes, low_bytes = high.read_bytes(), low.read_bytes()
+    high.write_bytes(low_bytes)
+    low.write_bytes(high_bytes)
 
 
 def opaque(edit: Edit, strength: str) -> None:

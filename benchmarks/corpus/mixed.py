@@ -36,8 +36,8 @@ def mixed(edit: Edit, exchanged: bool = False, weight_only: bool = False) -> Non
             listed[module] = four if wide is not exchanged else eight
         edit.write(expert, tensors)
         body = edit.config(expert)
-        said = {"quant_algo": "MIXED_PRECISION", "quantized_layers": listed}
+        declaration = {"quant_algo": "MIXED_PRECISION", "quantized_layers": listed}
         body["quantization_config"] = convert_hf_quant_config_format(
-            {"producer": body["quantization_config"]["producer"], "quantization": said}
+            {"producer": body["quantization_config"]["producer"], "quantization": declaration}
         ) | {"quant_method": "modelopt"}
         edit.write_config(expert, body)

@@ -280,11 +280,11 @@ def adaln(edit: Edit, strength: str) -> None:
 
 def exchanged(edit: Edit, strength: str) -> None:
     first, second = edit.folder / "transformer", edit.folder / "transformer_2"
-    one, two = first.resolve(), second.resolve()
+    first_place, second_place = first.resolve(), second.resolve()
     first.unlink()
     second.unlink()
-    first.symlink_to(two if strength == "both" else one, target_is_directory=True)
-    second.symlink_to(one, target_is_directory=True)
+    first.symlink_to(second_place if strength == "both" else first_place, target_is_directory=True)
+    second.symlink_to(first_place, target_is_directory=True)
 
 
 def stale(amount: float) -> Mutation:

@@ -312,8 +312,8 @@ def quanto_with_activations(edit: Edit) -> None:
 
     def add(tensors: Tensors) -> Tensors:
         stems = [name.removesuffix(".weight._data") for name in tensors if name.endswith(".weight._data")]
-        one = torch.ones((), dtype=torch.bfloat16)
-        return tensors | {f"{stem}.{name}": one for stem in stems for name in ("input_scale", "output_scale")}
+        unit = torch.ones((), dtype=torch.bfloat16)
+        return tensors | {f"{stem}.{name}": unit for stem in stems for name in ("input_scale", "output_scale")}
 
     rewrite(edit, add)
 

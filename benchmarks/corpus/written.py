@@ -50,7 +50,7 @@ def base_tensors(edit: Edit, expert: str) -> Tensors:
 
 
 def remake(
-    edit: Edit, linear: Linear, said: dict[str, Any] | None = None, metadata: dict[str, str] | None = None
+    edit: Edit, linear: Linear, declaration: dict[str, Any] | None = None, metadata: dict[str, str] | None = None
 ) -> None:
     """Write both experts from the base: each Linear that the export quantizes, by ``linear``."""
     for expert in EXPERTS:
@@ -60,8 +60,8 @@ def remake(
         edit.write(expert, tensors, metadata)
         body = edit.config(expert)
         body.pop("quantization_config", None)
-        if said is not None:
-            body["quantization_config"] = said
+        if declaration is not None:
+            body["quantization_config"] = declaration
         edit.write_config(expert, body)
 
 
@@ -211,11 +211,11 @@ def compressed(edit: Edit, kind: str) -> None:
         tensors[f"{module}.weight_scale"] = scale
 
     weights = {"num_bits": 8, "type": args.type, "strategy": "channel", "symmetric": True}
-    said = {
+    declaration = {
         "quant_method": "compressed-tensors", "format": "float-quantized" if kind == "fp8" else "int-quantized",
         "ignore": kept(edit), "config_groups": {"group_0": {"weights": weights, "targets": ["Linear"]}},
     }  # fmt: skip
-    remake(edit, change, said)
+    remake(edit, change, declaration)
 
 
 def drop_folders(edit: Edit) -> None:

@@ -22,15 +22,15 @@ Spec = dict[str, Any]
 
 def quantized_in(experts: dict[str, Any], place: str) -> list[QuantizedLinear]:
     """Quantized Linears below ``place``: ``*``, an expert, ``expert/blocks.N`` or ``expert/module``."""
-    found = []
+    hits = []
     for role, model in experts.items():
         for name, module in model.named_modules():
             path = f"{role}/{name}"
             if isinstance(module, QuantizedLinear) and (
                 place == "*" or f"{path}.".startswith((f"{place}/", f"{place}."))
             ):
-                found.append(module)
-    return found
+                hits.append(module)
+    return hits
 
 
 def in_weights(spec: Spec, module: QuantizedLinear) -> Undo:

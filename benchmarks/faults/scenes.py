@@ -57,7 +57,7 @@ def scenes() -> dict[str, Clip]:
         picture: Picture = getattr(skimage.data, name)()
         return picture
 
-    found = {
+    scenes = {
         "astronaut": pan(photograph("astronaut"), (3, 2), (60, 20)),
         "coffee": pan(photograph("coffee"), (1, 3), (80, 60)),
         "cat": pan(photograph("chelsea"), (1, 2), (20, 10)),
@@ -71,5 +71,5 @@ def scenes() -> dict[str, Clip]:
             from PIL import Image
 
             with Image.open(path) as picture:
-                found[name.rsplit("_frame", 1)[0]] = pan(np.asarray(picture.convert("RGB")), (2, 4), (40, 60))
-    return found
+                scenes[name.rsplit("_frame", 1)[0]] = pan(np.asarray(picture.convert("RGB")), (2, 4), (40, 60))
+    return scenes

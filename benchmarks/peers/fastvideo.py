@@ -28,8 +28,8 @@ class FastVideo:
         if min(golden.shape[1:3]) <= 160:
             raise ValueError("MS-SSIM needs more than 160 pixels a side")
         values = []
-        for one, two in zip(golden.frames, candidate.frames, strict=True):
-            pair = [torch.tensor(frame).permute(2, 0, 1)[None].float() for frame in (one, two)]
+        for golden_frame, other_frame in zip(golden.frames, candidate.frames, strict=True):
+            pair = [torch.tensor(frame).permute(2, 0, 1)[None].float() for frame in (golden_frame, other_frame)]
             values.append(float(ms_ssim(*pair, data_range=255)))
         mean = sum(values) / len(values)
         return PeerResult(mean >= self.limit, {"ms_ssim": mean})

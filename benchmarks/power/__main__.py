@@ -48,12 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
     model = MODELS[options.model]
     weights = hashlib.sha256(model.manifest.read_bytes()).hexdigest()
     settings = Settings(options.out.resolve(), options.device, weights, began + options.budget_seconds, model)
-    ours = range(len(DEVELOPMENT)) if options.development else range(len(DEVELOPMENT), len(PROMPTS))
-    said = "the rule was developed on these prompts" if options.development else f"the rule was frozen at {FROZEN_AT}"
-    print(f"{len(ours[: options.prompts])} prompts; {said}")
+    prompts = range(len(DEVELOPMENT)) if options.development else range(len(DEVELOPMENT), len(PROMPTS))
+    origin_of_rule = (
+        "the rule was developed on these prompts" if options.development else f"the rule was frozen at {FROZEN_AT}"
+    )
+    print(f"{len(prompts[: options.prompts])} prompts; {origin_of_rule}")
     design = Design(
         options.device,
-        tuple(ours[: options.prompts]),
+        tuple(prompts[: options.prompts]),
         tuple(SEEDS[: options.seeds]),
         options.calibration,
         options.benign,
@@ -100,18 +102,18 @@ def score(design: Design, settings: Settings, rule: Rule, plot: Path | None) -> 
 
     wanted = [(task, case) for task in design.tasks() for case in design.cases()]
     missing = [(task, case) for task, case in wanted if not settings.result(task, case).exists()]
-    known = set(calibration(design.calibration_runs))
-    broken = {case for task, case in missing if task in known or task.carries}
+    calibrated = set(calibration(design.calibration_runs))
+    broken = {case for task, case in missing if task in calibrated or task.carries}
     rows = read_some(settings.result(task, case) for task, case in wanted if case not in broken)
     if not rows:
         print("no case has all of its calibration runs yet")
         return 2
     if missing:
         print(f"PART OF IT: {len(missing)} of {len(wanted)} runs are not there yet; {len(broken)} cases left out")
-    found, gates = scorers(rows, rule)
+    by_rule, gates = scorers(rows, rule)
     causes = {task.name: task.causes for task in design.tasks() if task.causes}
-    reached = print_all(rows, found, gates, causes)
-    print(f"\nplot: {draw(rows, found, plot or settings.out / 'power.png')}")
+    reached = print_all(rows, by_rule, gates, causes)
+    print(f"\nplot: {draw(rows, by_rule, plot or settings.out / 'power.png')}")
     if missing:
         return 2
     return 0 if reached else 1

@@ -88,16 +88,16 @@ def run_units(units: list[Unit], settings: Settings, workers: int) -> int:
     """Run what is not there yet, in ``workers`` processes (0: in this one). Returns how many results were added."""
     done = 0
     for isa in sorted({unit.engine.isa for unit in units}):
-        mine = [unit for unit in units if unit.engine.isa == isa]
+        units_of_isa = [unit for unit in units if unit.engine.isa == isa]
         if workers == 0:
-            done += sum(execute(settings, unit) for unit in mine)
+            done += sum(execute(settings, unit) for unit in units_of_isa)
             continue
         env = dict(by_name(isa).env) if isa else {}
         before = {name: os.environ.get(name) for name in env}
         os.environ.update(env)
         try:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                jobs = [pool.submit(execute, settings, unit) for unit in mine]
+                jobs = [pool.submit(execute, settings, unit) for unit in units_of_isa]
                 for number, job in enumerate(as_completed(jobs), start=1):
                     done += job.result()
                     print(f"\r{isa or 'native'}: {number} of {len(jobs)} units, {done} results", end="", flush=True)
@@ -113,12 +113,14 @@ def plan(design: Design, settings: Settings, chunk: int = 1) -> list[Unit]:
     units: list[Unit] = []
     tasks = design.tasks()
     for engine in dict.fromkeys(task.engine for task in tasks):
-        mine = tuple(task for task in tasks if task.engine == engine)
+        tasks_of_engine = tuple(task for task in tasks if task.engine == engine)
         cases = design.cases()
-        step = chunk if len(mine) > 4 else len(cases)
+        step = chunk if len(tasks_of_engine) > 4 else len(cases)
         for start in range(0, len(cases), step):
             part = tuple(cases[start : start + step])
-            todo = tuple(task for task in mine if any(not settings.result(task, case).exists() for case in part))
+            todo = tuple(
+                task for task in tasks_of_engine if any(not settings.result(task, case).exists() for case in part)
+            )
             if todo:
                 units.append(Unit(engine, todo, part))
     return units
@@ -163,8 +165,8 @@ def make_goldens(settings: Settings, cases: tuple[tuple[int, int], ...]) -> int:
         loaded.backend.methods()["probe"](params, _ignore)
         case = requested(*case_key, settings)
         with _pictures(settings, case):
-            said = loaded.backend.generate(case, folder, _ignore)
-        said.write(folder / "generation.json")
+            generation = loaded.backend.generate(case, folder, _ignore)
+        generation.write(folder / "generation.json")
     if settings.device == "cuda":
         torch.cuda.empty_cache()
     return len(todo)
@@ -272,15 +274,15 @@ def _run(settings: Settings, loaded: _Loaded, task: Task, key: tuple[int, int]) 
         broken = CONDITIONING[task.condition].patch(loaded.backend.pipe) if task.condition else nullcontext()
         try:
             with _pictures(settings, asked), broken:
-                said = loaded.backend.generate_with(asked, Path(scratch), _ignore, noise)
-            clip = read_clip(Path(scratch) / said.clip)
+                generation = loaded.backend.generate_with(asked, Path(scratch), _ignore, noise)
+            clip = read_clip(Path(scratch) / generation.clip)
         except (QuantgateError, FramesError) as error:
             yield judge.refused(facts, loaded.inspected, f"{type(error).__name__}: {error}")
             return
         if key not in loaded.probes:
             loaded.probes[key] = judge.probe(loaded.backend, Path(scratch))
-    modules = {name: frozenset(found) for name, found in loaded.backend.quantized_modules().items()}
-    evidence = {"inspection": loaded.report, "generation": said, "promised": modules}
+    modules = {name: frozenset(names) for name, names in loaded.backend.quantized_modules().items()}
+    evidence = {"inspection": loaded.report, "generation": generation, "promised": modules}
     seconds = time.perf_counter() - began
     yield judge.judge(facts, clip, evidence, loaded.probes[key]).model_copy(update={"seconds": seconds})
     if task.carries:

@@ -34,9 +34,9 @@ class Judge:
     def __init__(self, settings: Settings, case: Case, key: tuple[int, int]) -> None:
         self._case, self._key = case, key
         self._folder = settings.golden(key)
-        said = Generation.read(self._folder / "generation.json")
-        self.golden = read_clip(self._folder / said.clip)
-        self._trace = said.trace
+        generation = Generation.read(self._folder / "generation.json")
+        self.golden = read_clip(self._folder / generation.clip)
+        self._trace = generation.trace
 
     def probe(self, backend: Any, scratch: Path) -> dict[str, float]:
         """Probe measures of the engine that stands; empty where it cannot be probed with this recording."""
@@ -50,7 +50,7 @@ class Judge:
         generation: Generation = evidence["generation"]
         sampling = self._case.sampling
         wanted = (sampling.num_frames, sampling.height, sampling.width, 3)
-        known = Evidence(
+        whole_evidence = Evidence(
             case=self._case,
             node="",
             run_dir="",
@@ -58,8 +58,8 @@ class Judge:
             sanity=check_clip(clip, wanted=wanted, float_stats=generation.float_stats),
             **evidence,
         )
-        verdict, _ = observe(known, "cpu")
-        gating = [one for one in verdict.findings if one.gating and one.stage != "limits"]
+        verdict, _ = observe(whole_evidence, "cpu")
+        gating = [finding for finding in verdict.findings if finding.gating and finding.stage != "limits"]
         compared = compare(self.golden, clip, threads=1)
         return Result(
             prompt=self._key[0],
@@ -68,8 +68,8 @@ class Judge:
             bit_exact=compared.bit_exact,
             values={m.name: value for m in compared.metrics if (value := m.gating_value) is not None},
             probes={**probes, **trace_values(generation.trace, self._trace)},
-            said=tuple(sorted({one.code for one in gating})),
-            inspected=tuple(sorted({one.code for one in gating if one.stage == "inspection"})),
+            said=tuple(sorted({finding.code for finding in gating})),
+            inspected=tuple(sorted({finding.code for finding in gating if finding.stage == "inspection"})),
             peers=apply_peers(self.golden, clip),
             **facts,
         )

@@ -15,18 +15,18 @@ SIDE, EDGE, LEGEND = 420, 60, 150
 Curve = Sequence[tuple[float, float]]
 
 
-def draw(rows: Sequence[Result], found: Mapping[str, Scorer], path: Path) -> Path:
+def draw(rows: Sequence[Result], by_rule: Mapping[str, Scorer], path: Path) -> Path:
     """Write the picture: left ROC up to 20 % false alarms, right detection by strength of what has one."""
     benign, faults = distinct_benign(rows), [row for row in rows if row.side == "fault"]
     image = Image.new("RGB", (2 * (SIDE + EDGE) + EDGE, SIDE + 2 * EDGE + LEGEND), "white")
     pen = ImageDraw.Draw(image)
-    left = {n: roc([s(row) for row in benign], [s(row) for row in faults]) for n, s in found.items()}
+    left = {n: roc([s(row) for row in benign], [s(row) for row in faults]) for n, s in by_rule.items()}
     graded = [row for row in faults if row.strength is not None]
     strengths = sorted({row.strength for row in graded if row.strength is not None})
-    right = {name: [(x, _share(graded, score, x)) for x in strengths] for name, score in found.items()}
+    right = {name: [(x, _share(graded, score, x)) for x in strengths] for name, score in by_rule.items()}
     _panel(pen, (EDGE, EDGE), "share of healthy runs that alarm", left, 0.2)
     _panel(pen, (SIDE + 2 * EDGE, EDGE), "strength of fault (own limits)", right, 1.0)
-    for index, name in enumerate(found):
+    for index, name in enumerate(by_rule):
         y = SIDE + 2 * EDGE + 16 * index
         pen.line([(EDGE, y), (EDGE + 24, y)], fill=COLOURS[index % len(COLOURS)], width=3)
         pen.text((EDGE + 32, y - 6), name, fill="black")
@@ -36,8 +36,8 @@ def draw(rows: Sequence[Result], found: Mapping[str, Scorer], path: Path) -> Pat
 
 
 def _share(rows: Sequence[Result], score: Scorer, strength: float) -> float:
-    mine = [row for row in rows if row.strength == strength]
-    return sum(score(row) > 1 for row in mine) / len(mine)
+    rows_of_strength = [row for row in rows if row.strength == strength]
+    return sum(score(row) > 1 for row in rows_of_strength) / len(rows_of_strength)
 
 
 def _panel(

@@ -86,10 +86,10 @@ def _samples(
     faulty: dict[tuple[str, float], ComparisonEvidence],
 ) -> list[Sample]:
     def value(evidence: ComparisonEvidence) -> float:
-        found = evidence.get(metric.name)
-        if found is None or found.gating_value is None:
+        value = evidence.get(metric.name)
+        if value is None or value.gating_value is None:
             raise SystemExit(f"{metric.name}: not computed")
-        return found.gating_value
+        return value.gating_value
 
     rows = [Sample(value=value(e), run=n, side="benign", clip=e.candidate_sha256) for n, e in healthy.items()]
     rows += [Sample(value=value(e), run=n, side="benign", drawn=True) for n, e in drawn.items()]
@@ -124,14 +124,14 @@ def main() -> int:
         print(f"no real frames in {REAL_FRAMES}: set QUANTGATE_REAL_FRAMES")
         return 2
     clips = {name: read(REAL_FRAMES, name) for name in SETS}
-    one, two = clips[SETS[0]], clips[SETS[1]]
-    mild = {name: apply(change, one) for name, change in MILD.items()}
-    from_one, from_both = limits_from(one, mild), limits_from(one, {**mild, "generation2": two})
-    print(f"golden generated twice, {one.shape}: {'bit-exact' if one == two else 'not bit-exact'}")
+    first, second = clips[SETS[0]], clips[SETS[1]]
+    mild = {name: apply(change, first) for name, change in MILD.items()}
+    from_one, from_both = limits_from(first, mild), limits_from(first, {**mild, "generation2": second})
+    print(f"golden generated twice, {first.shape}: {'bit-exact' if first == second else 'not bit-exact'}")
     for text, limits in (("limits without the second generation", from_one), ("limits with it", from_both)):
-        print(f"  {text}: {', '.join(broken(limits, one, two)) or 'passes'}")
-    for name, said in apply_peers(one, two).items():
-        print(f"  {name}: {'passes' if said.passed else 'fails'} ({said.measured})")
+        print(f"  {text}: {', '.join(broken(limits, first, second)) or 'passes'}")
+    for name, answer in apply_peers(first, second).items():
+        print(f"  {name}: {'passes' if answer.passed else 'fails'} ({answer.measured})")
     nvfp4, fp8 = clips[SETS[2]], clips[SETS[3]]
     same_device = kind_of(differences(identity("fp8", "B200", "a raccoon"), identity("nvfp4", "B200", "a raccoon")))
     as_published = kind_of(differences(identity("fp8", "H100", "a raccoon"), identity("nvfp4", "B200", "a raccoon")))
@@ -139,10 +139,10 @@ def main() -> int:
         f"\ntwo checkpoints, one request: identity says {same_device.value}; with their devices, {as_published.value}"
     )
     print("  (weights: frames are compared, and the verdict names the weights; hardware: environment_mismatch)")
-    for name, said in apply_peers(fp8, nvfp4).items():
-        print(f"  {name}: {'passes' if said.passed else 'fails'} ({said.measured})")
+    for name, answer in apply_peers(fp8, nvfp4).items():
+        print(f"  {name}: {'passes' if answer.passed else 'fails'} ({answer.measured})")
     _faults(clips)
-    passed = not broken(from_both, one, two)
+    passed = not broken(from_both, first, second)
     return 0 if passed and same_device is MatchKind.WEIGHTS and as_published is MatchKind.HARDWARE else 1
 
 
@@ -158,14 +158,14 @@ def _faults(clips: dict[str, Clip]) -> None:
             bad, total = apply(change, clip), total + 1
             if not broken(limits, clip, bad):
                 missed.setdefault("quantgate, frames alone", []).append(f"{fault} on {name}")
-            for rule, said in apply_peers(clip, bad).items():
-                if said.passed:
+            for rule, answer in apply_peers(clip, bad).items():
+                if answer.passed:
                     missed.setdefault(rule, []).append(f"{fault} on {name}")
     print(f"\nfaults of finished frames, {total} outputs: found")
     rules = ["quantgate, frames alone", *apply_peers(clips[SETS[0]], clips[SETS[1]])]
     for rule in rules:
         lost = missed.get(rule, [])
-        names = sorted({one.partition(" on ")[0] for one in lost})
+        names = sorted({entry.partition(" on ")[0] for entry in lost})
         print(f"  {rule:30} {total - len(lost)}/{total}; missed: {', '.join(names) or 'none'}")
 
 

@@ -42,15 +42,15 @@ def enlarged(clip: Clip) -> Clip:
     return Clip(clip.frames.repeat(times, axis=1).repeat(times, axis=2)) if times > 1 else clip
 
 
-def severity(rule: str, said: PeerSaid) -> float:
+def severity(rule: str, answer: PeerSaid) -> float:
     """How far a rule's worst quantity is on the way from perfect (0) to its limit (1) and beyond.
 
     Decibels count as amplitudes. A rule of checks without a scale is 0 or infinite.
     """
-    m: Mapping[str, float] = said.measured
+    m: Mapping[str, float] = answer.measured
     if rule == SglangVideo().name:
-        one = SglangVideo()
-        return max(_below(m["ssim"], one.ssim), _decibel(m["psnr"], one.psnr), m["mad"] / one.mad)
+        detector = SglangVideo()
+        return max(_below(m["ssim"], detector.ssim), _decibel(m["psnr"], detector.psnr), m["mad"] / detector.mad)
     if rule == SglangPublishing().name:
         two = SglangPublishing()
         return min(_below(m["ssim"], two.ssim), m["mad"] / two.mad)
@@ -61,7 +61,7 @@ def severity(rule: str, said: PeerSaid) -> float:
     if rule == Diffusers().name:
         return m["max_abs_difference"] / Diffusers().limit
     if rule == ModelConnect().name:
-        return 0.0 if said.passed else float("inf")
+        return 0.0 if answer.passed else float("inf")
     raise ValueError(f"no scale for {rule!r}")
 
 

@@ -69,10 +69,10 @@ def read_some(paths: Iterable[Path]) -> list[Result]:
 
 def gate_of(rows: Iterable[Result], rule: Rule | None = None) -> Gate:
     """Place the limits of one case from its calibration runs, controls and drawn samples."""
-    known = [row for row in rows if row.side in ("calibration", "control", "drawn")]
-    metrics = [describe(name) for name in next(row for row in known if row.side == "calibration").values]
-    samples = {metric.name: [_sample(row, metric.name) for row in known] for metric in metrics}
-    healthy = [row for row in known if row.side == "calibration"]
+    limited = [row for row in rows if row.side in ("calibration", "control", "drawn")]
+    metrics = [describe(name) for name in next(row for row in limited if row.side == "calibration").values]
+    samples = {metric.name: [_sample(row, metric.name) for row in limited] for metric in metrics}
+    healthy = [row for row in limited if row.side == "calibration"]
     probes: dict[str, list[Sample]] = defaultdict(list)
     for row in healthy:
         for name, value in row.probes.items():
@@ -113,23 +113,23 @@ def scorers(rows: Sequence[Result], rule: Rule | None = None) -> tuple[dict[str,
     """Every rule as a score of results, ours first; and our gates by case."""
     cases = sorted({row.case for row in rows if row.side == "calibration"})
     gates = {case: gate_of([row for row in rows if row.case == case], rule) for case in cases}
-    found: dict[str, Scorer] = {
+    by_rule: dict[str, Scorer] = {
         OURS: lambda row: gates[row.case].all_stages(row),
         FRAMES: lambda row: gates[row.case].frames(row),
     }
     names = sorted({name for row in rows for name in row.peers})
     for name in names:
-        found[name] = _peer(name)
-    return found, gates
+        by_rule[name] = _peer(name)
+    return by_rule, gates
 
 
 def _peer(name: str) -> Scorer:
     def score(row: Result) -> float:
         if row.error:
             return float("inf")
-        said = row.peers[name]
-        value = severity(name, said)
-        return min(value, 1.0) if said.passed else max(value, 1.0 + 1e-9)
+        answer = row.peers[name]
+        value = severity(name, answer)
+        return min(value, 1.0) if answer.passed else max(value, 1.0 + 1e-9)
 
     return score
 

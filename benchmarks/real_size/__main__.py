@@ -110,9 +110,9 @@ def run_step(step: str, results: Results, setup: Setup) -> int:
     if absent:
         print(f"the model {', '.join(absent)} is not there")
         return 1
-    known = results.rows.get(step, {}).get("facts", {})
+    earlier = results.rows.get(step, {}).get("facts", {})
     try:
-        facts = WORK[step](Task(setup, known, lambda facts: results.save(step, facts=facts)))
+        facts = WORK[step](Task(setup, earlier, lambda facts: results.save(step, facts=facts)))
     except NoRoomError as error:
         print(error)
         return 1

@@ -93,14 +93,14 @@ class Setup:
             NoRoomError: none has it.
         """
         needed = model_bytes(form, self.width, self.layers) + SPARE_BYTES
-        told = []
+        lines = []
         for place in self.places:
             place.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(place).free
             if free >= needed or (place / form).is_dir():
                 return place
-            told.append(f"{place} has {free / 1e9:.1f} GB free")
-        raise NoRoomError(f"the {form} model needs {needed / 1e9:.1f} GB: {'; '.join(told)}; name more with --at")
+            lines.append(f"{place} has {free / 1e9:.1f} GB free")
+        raise NoRoomError(f"the {form} model needs {needed / 1e9:.1f} GB: {'; '.join(lines)}; name more with --at")
 
     def link(self, form: TileFormat, folder: Path) -> None:
         """Make a model part of the project."""

@@ -194,14 +194,14 @@ def _case(setup: Setup, session: Session, located: Located) -> Facts:
 
 
 def _told(record: CaseRecord) -> Facts:
-    said: Facts = {name: round(value, 3) for name, value in record.timing.model_dump().items()}
-    said |= {"outcome": record.verdict.outcome.value, "cause": record.verdict.cause, "summary": record.verdict.summary}
+    facts: Facts = {name: round(value, 3) for name, value in record.timing.model_dump().items()}
+    facts |= {"outcome": record.verdict.outcome.value, "cause": record.verdict.cause, "summary": record.verdict.summary}
     if record.generation is not None:
-        said["gpu_peak_bytes"] = record.generation.peak_memory_bytes
-        said["generation_seconds"] = round(record.generation.generate_seconds, 3)
+        facts["gpu_peak_bytes"] = record.generation.peak_memory_bytes
+        facts["generation_seconds"] = round(record.generation.generate_seconds, 3)
     if record.engine is not None:
-        said["load_inside_seconds"] = round(record.engine.load_seconds, 3)
-    return said
+        facts["load_inside_seconds"] = round(record.engine.load_seconds, 3)
+    return facts
 
 
 def _host_peak(engine: EngineOwner) -> int:
@@ -249,7 +249,9 @@ def regenerate(task: Task) -> Facts:
     if "seconds" not in facts:
         steps: list[float] = []
         changes = perturbations(context.runner, frozenset())
-        wanted = Plan(changes, repeats=4, controls="frames", reason="benchmark", say=lambda line: print(f"  {line}"))
+        wanted = Plan(
+            changes, repeats=4, controls="frames", reason="benchmark", report_line=lambda line: print(f"  {line}")
+        )
         with timed(facts, "seconds"):
             (proposal,) = measure(context, (located,), wanted, lambda _event: steps.append(time.monotonic()))
             apply(Workspace(setup.project), proposal, reason="benchmark", author="benchmark")
@@ -263,10 +265,10 @@ def regenerate(task: Task) -> Facts:
             FAULTS.set(cast("list[dict[str, Any]]", faults))
             with timed(facts, f"{name}_seconds"):
                 record = session.run_case(located, "bench", lambda _: None).record
-            said = _told(record)
+            facts_of_run = _told(record)
             if record.attribution is not None:
-                said["attribution"] = record.attribution.model_dump(mode="json", exclude={"experiments"})
-            facts[name] = said
+                facts_of_run["attribution"] = record.attribution.model_dump(mode="json", exclude={"experiments"})
+            facts[name] = facts_of_run
             task.save(facts)
     finally:
         session.close()
@@ -291,13 +293,13 @@ def engine_start(task: Task) -> Facts:
         with owner:
             record = owner.start()
             seconds = time.perf_counter() - began
-        told = record.model_dump(mode="json")
+        record_json = record.model_dump(mode="json")
         starts.append(
             {
                 "seconds": round(seconds, 3),
                 "load_seconds": round(record.load_seconds, 3),
-                "by": told.get("started", ""),
-                "why": told.get("not_forked", ""),
+                "by": record_json.get("started", ""),
+                "why": record_json.get("not_forked", ""),
             }
         )
     return {"starts": starts}

@@ -20,8 +20,8 @@ def _row(label: str, *parts: str) -> str:
 
 def _lines(facts: Mapping[str, Facts], results: Mapping[str, Facts]) -> Iterator[str]:
     if machine := facts.get("machine", {}):
-        told = (machine[name] for name in ("device", "driver", "torch", "cores", "memory_gb", "width", "layers"))
-        yield "{}, driver {}, torch {}, {} cores, {} GB; width {}, {} layers".format(*told)
+        settings = (machine[name] for name in ("device", "driver", "torch", "cores", "memory_gb", "width", "layers"))
+        yield "{}, driver {}, torch {}, {} cores, {} GB; width {}, {} layers".format(*settings)
     for form in ("base", "fp8", "nvfp4"):
         if made := facts.get(f"build-{form}"):
             yield _row(f"{form} written", f"{made['seconds']:8.1f} s", f"{made['bytes'] / 1e9:.1f} GB")
@@ -49,8 +49,8 @@ def _inspection(name: str, facts: Facts) -> Iterator[str]:
         label = facts["state"] if state == "cold" else state
         seconds, inside = facts[f"{state}_seconds"], facts[f"{state}_inside_seconds"]
         size = f"{facts[f'{state}_bytes'] / 2**20:.1f} MiB in {facts[f'{state}_reads']} reads"
-        told = f"{facts['outcome']} {facts['cause']}, {facts['proven']} proven" if state == "cold" else ""
-        yield _row(f"{name}, {label}", f"{seconds:8.2f} s ({inside:.2f} s inside)", size, told)
+        outcome = f"{facts['outcome']} {facts['cause']}, {facts['proven']} proven" if state == "cold" else ""
+        yield _row(f"{name}, {label}", f"{seconds:8.2f} s ({inside:.2f} s inside)", size, outcome)
 
 
 def _cases(form: str, facts: Mapping[str, Facts]) -> Iterator[str]:
@@ -75,9 +75,9 @@ def _cases(form: str, facts: Mapping[str, Facts]) -> Iterator[str]:
 def _starts(facts: Facts) -> Iterator[str]:
     for number, start in enumerate(facts.get("starts", []), 1):
         beyond = start["seconds"] - start["load_seconds"]
-        told = f"{start['seconds']:8.2f} s, {beyond:.2f} s of it before the load"
+        duration = f"{start['seconds']:8.2f} s, {beyond:.2f} s of it before the load"
         way = f"{start['by']}: {start['why']}" if start.get("why") else start["by"]
-        yield _row(f"engine {number} of the embedded model", told, way)
+        yield _row(f"engine {number} of the embedded model", duration, way)
 
 
 def _regeneration(facts: Facts) -> Iterator[str]:

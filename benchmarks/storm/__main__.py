@@ -124,8 +124,8 @@ def _kept(path: Path | None, seed: int) -> dict[tuple[str, int], Result]:
     if path is None or not path.exists():
         return {}
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("]")]
-    found = [Result(*row[1:]) for row in rows if row[0] == seed]
-    return {(result.kind, result.number): result for result in found}
+    results = [Result(*row[1:]) for row in rows if row[0] == seed]
+    return {(result.kind, result.number): result for result in results}
 
 
 if __name__ == "__main__":

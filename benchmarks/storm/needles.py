@@ -125,15 +125,15 @@ def _registered(environment: Mapping[str, str], *, registered: bool) -> Iterator
         redaction._registered.update(before)
 
 
-def _channel(channel: str, printed: str, rng: random.Random, folder: Path, known: Mapping[str, str]) -> str:
+def _channel(channel: str, printed: str, rng: random.Random, folder: Path, environment: Mapping[str, str]) -> str:
     """Push the text through one channel and return all that came out."""
     if channel == "log":
-        return _log(printed, rng, folder, known)
+        return _log(printed, rng, folder, environment)
     if channel == "answer":
         data: Any = {"packages": {printed: "1"}, "notes": [printed, {"deep": f"a {printed} b"}]}
-        if not known:  # an answer keeps shapes until it is written into a record
+        if not environment:  # an answer keeps shapes until it is written into a record
             return ""
-        return json.dumps(redact_answer(data, known), ensure_ascii=False)
+        return json.dumps(redact_answer(data, environment), ensure_ascii=False)
     run = folder / "run"
     _hidden_in(printed, rng).write(run / CASE / "record.json")
     if channel == "record":
@@ -174,10 +174,10 @@ def _hidden_in(printed: str, rng: random.Random) -> CaseRecord:
             continue
 
 
-def _log(printed: str, rng: random.Random, folder: Path, known: Mapping[str, str]) -> str:
+def _log(printed: str, rng: random.Random, folder: Path, environment: Mapping[str, str]) -> str:
     """Print the text into an engine's log, cut into pieces, and return file and tail."""
     path = folder / "engine.log"
-    writer = RedactedLog(path, known)
+    writer = RedactedLog(path, environment)
     data = f"start\nkey={printed} end\n".encode()
     if rng.random() < 0.3:
         data = b"x" * rng.randrange(1, 40_000) + data
@@ -191,4 +191,4 @@ def _log(printed: str, rng: random.Random, folder: Path, known: Mapping[str, str
     os.close(writer.writer)
     writer.close()
     shown = path.read_text(encoding="utf-8", errors="surrogateescape")
-    return shown + "\n".join(tail(path, 60, known))
+    return shown + "\n".join(tail(path, 60, environment))

@@ -76,10 +76,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     chosen = [*harmless, *(wrong[: options.limit] if options.limit else wrong)]
     out.parent.mkdir(parents=True, exist_ok=True)
-    known = read_results(out, label)
+    earlier = read_results(out, label)
     until = time.time() + options.seconds
     # healthy ones among the others: whatever time a call gets, the tables show a cut through the whole list
-    todo = [entry for entry in interleaved(chosen) if entry.id not in known]
+    todo = [entry for entry in interleaved(chosen) if entry.id not in earlier]
     folder = options.folder / label[:12]
     jobs = [
         Job(form, folder / form, mine, out.resolve(), label, until)
@@ -93,8 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
                 list(pool.map(run_job, jobs))
-    known = read_results(out, label)
-    rows = [(entry, known[entry.id]) for entry in chosen if entry.id in known]
+    earlier = read_results(out, label)
+    rows = [(entry, earlier[entry.id]) for entry in chosen if entry.id in earlier]
     print(f"\nlist {options.list}; code {label}; {len(rows)} of {len(chosen)} entries have a run\n")
     print(tables(rows))
     return int(len(rows) < len(chosen) or not _reached(rows))

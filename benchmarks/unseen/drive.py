@@ -39,7 +39,7 @@ class Job:
     """``time.time()`` after which no run is begun."""
 
 
-def run_job(job: Job, say: Callable[[str], None] = print) -> int:
+def run_job(job: Job, report_line: Callable[[str], None] = print) -> int:
     """Run what a job names. Returns how many runs were added."""
     bench = prepare(job.folder, job.form)
     session = Session(replace(bench.context, run=f"{job.code[:12]}"))
@@ -53,7 +53,7 @@ def run_job(job: Job, say: Callable[[str], None] = print) -> int:
                 opened.write(result.model_dump_json() + "\n")
             done += 1
             first = result.causes[0][:70] if result.causes else "-"
-            say(f"{entry.id:<40} {result.outcome:<18} {result.seconds:5.1f} s  {first}")
+            report_line(f"{entry.id:<40} {result.outcome:<18} {result.seconds:5.1f} s  {first}")
     finally:
         session.close()
     return done
@@ -87,7 +87,7 @@ def _run(bench: Bench, shared: Session, entry: Entry, code: str) -> Result:
 
 
 def _copied(bench: Bench, entry: Entry) -> Bench:
-    """A repository with the edited export, moved where the entry says so."""
+    """A repository with the edited export, moved where the entry asks for it."""
     here = bench.copy(entry, {**EDITS, **SECOND_EDITS, **THIRD_EDITS}[entry.files])
     moved = entry.case.get("model", {}).get("path")
     if moved:
@@ -124,10 +124,13 @@ def _distance(bench: Bench, record: CaseRecord, folder: Path) -> float | None:
     if record.generation is None or not (folder / record.generation.clip).exists():
         return None
     golden = bench.context.store.find(bench.context.runner.name, bench.form)[0]
-    one, other = read_clip(golden.open_part("clip")).frames, read_clip(folder / record.generation.clip).frames
-    if one.shape != other.shape:
+    golden_frames, run_frames = (
+        read_clip(golden.open_part("clip")).frames,
+        read_clip(folder / record.generation.clip).frames,
+    )
+    if golden_frames.shape != run_frames.shape:
         return 255.0
-    return float(np.sqrt(np.mean((one.astype(np.float64) - other) ** 2)))
+    return float(np.sqrt(np.mean((golden_frames.astype(np.float64) - run_frames) ** 2)))
 
 
 def read_results(path: Path, code: str) -> dict[str, Result]:

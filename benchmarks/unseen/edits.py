@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.unseen.tensors import Tensors, edit, edit_json
+from benchmarks.unseen.tensors import Tensors, edit, edit_json, path_of
 
 EXPERTS = ("transformer", "transformer_2")
 COMPONENTS = (*EXPERTS, "vae", "text_encoder")
@@ -74,6 +76,27 @@ def quantization(change: Callable[[dict[str, Any]], None]) -> Edit:
     def make(folder: Path) -> None:
         for expert in EXPERTS:
             edit_json(folder / expert / "config.json", lambda data: change(data["quantization_config"]))
+
+    return make
+
+
+def tokenizer(change: Callable[[dict[str, Any]], None]) -> Edit:
+    """Change the tokenizer's settings."""
+    return lambda folder: edit_json(folder / "tokenizer" / "tokenizer.json", change)
+
+
+def headers(change: Callable[[dict[str, Any]], dict[str, Any]] = dict, indent: int | None = None) -> Edit:
+    """Change the header of every file, whose tensors keep their places; ``indent``: JSON with line breaks."""
+
+    def make(folder: Path) -> None:
+        for component in COMPONENTS:
+            path = path_of(folder, component)
+            data = path.read_bytes()
+            (length,) = struct.unpack("<Q", data[:8])
+            text = json.dumps(change(json.loads(data[8 : 8 + length])), indent=indent).encode()
+            text += b" " * (-len(text) % 8)
+            path.unlink()
+            path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
 
     return make
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.unseen.edits import EXPERTS, Edit, as_bytes, config, each, exchange, quantization, times, together
+from benchmarks.unseen.edits import (
+    EXPERTS,
+    Edit,
+    as_bytes,
+    config,
+    each,
+    exchange,
+    quantization,
+    times,
+    together,
+    tokenizer,
+)
 from benchmarks.unseen.rewriting import REWRITES
 from benchmarks.unseen.tensors import Tensors, edit, edit_json, path_of
 
@@ -77,10 +87,6 @@ def _scale_of_neighbour(name: str) -> Edit:
 # tokenizer
 
 
-def _tokenizer(change: Callable[[dict[str, Any]], None]) -> Edit:
-    return lambda folder: edit_json(folder / "tokenizer" / "tokenizer.json", change)
-
-
 def _words_exchanged(first: str, second: str) -> Edit:
     def change(data: dict[str, Any]) -> None:
         vocabulary = data["model"]["vocab"]
@@ -88,7 +94,7 @@ def _words_exchanged(first: str, second: str) -> Edit:
         a, b = places["▁" + first], places["▁" + second]
         vocabulary[a][0], vocabulary[b][0] = vocabulary[b][0], vocabulary[a][0]
 
-    return _tokenizer(change)
+    return tokenizer(change)
 
 
 def _word_lost(word: str) -> Edit:
@@ -97,7 +103,7 @@ def _word_lost(word: str) -> Edit:
             if entry[0] == "▁" + word:
                 entry[0] = "▁\u2205"
 
-    return _tokenizer(change)
+    return tokenizer(change)
 
 
 def _vocabulary_rolled(data: dict[str, Any]) -> None:
@@ -160,7 +166,7 @@ FAULTS: dict[str, Edit] = {
     "tok_words_exchanged": together(_words_exchanged("red", "blue"), _words_exchanged("yellow", "purple")),
     "tok_word_lost": together(_word_lost("circle"), _word_lost("square")),
     "tok_colour_lost": together(_word_lost("blue"), _word_lost("purple")),
-    "tok_rolled": _tokenizer(_vocabulary_rolled),
+    "tok_rolled": tokenizer(_vocabulary_rolled),
     # scheduler
     "sched_order_1": config("scheduler/scheduler_config.json", solver_order=1),
     "sched_bh1": config("scheduler/scheduler_config.json", solver_type="bh1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,12 @@ Tensor = torch.Tensor
 Injection = Callable[[Patch], None]
 Turn = Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]
 """Rotate queries or keys [B, S, H, D] by tables [1, S, 1, D]."""
+
+
+def as_fp8(values: Tensor) -> Tensor:
+    """Round to FP8 E4M3 with one scale per tensor."""
+    scale = values.float().abs().max().clamp(min=1e-12) / 448
+    return ((values.float() / scale).to(torch.float8_e4m3fn).float() * scale).to(values.dtype)
 
 
 def loop(**places: Any) -> Injection:
@@ -97,6 +104,25 @@ def decoder_modules(kind: str, method: Callable[..., Any]) -> Injection:
             patch.override(module, "forward", method)
 
     return inject
+
+
+def attention(method: Callable[..., Tensor]) -> Injection:
+    """Replace every attention: ``method`` gets the original function, query, key, value [B, S, H, D] and options."""
+
+    def inject(patch: Patch) -> None:
+        plain = transformer_wan.dispatch_attention_fn
+        patch.put(transformer_wan, "dispatch_attention_fn", functools.partial(method, plain))
+
+    return inject
+
+
+def attention_inputs(change: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Injection:
+    """Change query, key and value [B, S, H, D] of every attention; the change may also edit the options, a dict."""
+
+    def attend(plain: Any, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
+        return plain(*change(query, key, value, options), *arguments, **options)
+
+    return attention(attend)
 
 
 def attention_processor(turn: Turn, normed: torch.dtype | None = None) -> Injection:

@@ -63,18 +63,18 @@ class Result(Record):
 Results = TypeAdapter(Result)
 
 
-def causes_of(record: CaseRecord, found: Attribution | None) -> tuple[str, ...]:
+def causes_of(record: CaseRecord, attributed: Attribution | None) -> tuple[str, ...]:
     """The causes that a reader is told. Without an attributed one, the verdict's own with its leading finding.
 
     Args:
         record: of the run.
         found: what attribution said, if it ran.
     """
-    named = [] if found is None or found.cause is None else [found.cause, *found.also]
-    told = [f"{cause.code} {cause.place} {cause.sentence}"[: LEADING * 3] for cause in named]
-    if not told and record.verdict.outcome not in GREEN:
+    named = [] if attributed is None or attributed.cause is None else [attributed.cause, *attributed.also]
+    lines = [f"{cause.code} {cause.place} {cause.sentence}"[: LEADING * 3] for cause in named]
+    if not lines and record.verdict.outcome not in GREEN:
         leading = [finding for finding in record.verdict.findings if finding.gating]
         leading.sort(key=lambda finding: finding.code != record.verdict.cause)
-        told = [f"{finding.code} {finding.message}"[: LEADING * 3] for finding in leading[:1]]
-        told = told or [f"{record.verdict.cause} {record.verdict.summary}"[: LEADING * 3]]
-    return tuple(told)
+        lines = [f"{finding.code} {finding.message}"[: LEADING * 3] for finding in leading[:1]]
+        lines = lines or [f"{record.verdict.cause} {record.verdict.summary}"[: LEADING * 3]]
+    return tuple(lines)

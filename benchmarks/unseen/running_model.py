@@ -8,40 +8,33 @@ from typing import Any
 
 import torch
 
-from benchmarks.unseen.injections import Injection, dequantizers, ends, modules, transformer_wan
+from benchmarks.unseen.injections import (
+    Injection,
+    attention,
+    attention_inputs,
+    dequantizers,
+    ends,
+    modules,
+    transformer_wan,
+)
 from benchmarks.unseen.patch import Patch
 
 Tensor = torch.Tensor
-
-
-def _heads(change: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> Injection:
-    """Change query, key and value [B, S, H, D] before every attention."""
-
-    def inject(patch: Patch) -> None:
-        plain = transformer_wan.dispatch_attention_fn
-
-        def attend(query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
-            return plain(*change(query, key, value), *arguments, **options)
-
-        patch.put(transformer_wan, "dispatch_attention_fn", attend)
-
-    return inject
 
 
 def attention_in(
     patch: Patch, scores: Callable[[Tensor], Tensor], *, cross: bool | None = None, scale: float = 1.0
 ) -> None:
     """Attention written out: ``scores`` gets [B, H, Q, K] in float32 and gives the probabilities."""
-    plain = transformer_wan.dispatch_attention_fn
 
-    def attend(query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
+    def attend(plain: Any, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
         if cross is not None and (key.shape[1] != query.shape[1]) != cross:
             return plain(query, key, value, *arguments, **options)
         q, k, v = (part.transpose(1, 2).float() for part in (query, key, value))
         weights = scores(q @ k.transpose(-1, -2) * (scale / math.sqrt(q.shape[-1])))
         return (weights.float() @ v).transpose(1, 2).to(query.dtype)
 
-    patch.put(transformer_wan, "dispatch_attention_fn", attend)
+    attention(attend)(patch)
 
 
 def _softmax(scores: Tensor) -> Tensor:
@@ -278,7 +271,7 @@ def _split(original: Any, states: Tensor, *rest: Any, **options: Any) -> Tensor:
     )
 
 
-def _head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _head(query: Tensor, key: Tensor, value: Tensor, _options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     cut = value.clone()
     cut[:, :, 2] = 0
     return query, key, cut
@@ -292,8 +285,8 @@ INJECTIONS: dict[str, Injection] = {
     "attention_causal": _attention(_causal, cross=False),
     "attention_window": _attention(_window, cross=False),
     "attention_last_keys_lost": _attention(_tail_lost, cross=False),
-    "head_values_zero": _heads(_head),
-    "heads_rolled": _heads(lambda query, key, value: (query, key, value.roll(1, 2))),
+    "head_values_zero": attention_inputs(_head),
+    "heads_rolled": attention_inputs(lambda query, key, value, _options: (query, key, value.roll(1, 2))),
     "rope_frame_later": _rope(_frame_later),
     "rope_one_frame": _rope(_one_frame),
     "rope_axes_exchanged": _rope(_axes_exchanged),

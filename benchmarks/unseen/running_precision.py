@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 
-from benchmarks.unseen.injections import Injection, loop, transformer_wan
+from benchmarks.unseen.injections import Injection, after_timesteps, as_fp8, loop, transformer_wan
 from benchmarks.unseen.patch import Patch
 from benchmarks.unseen.running_model import attention_in
 from harness.engine.backends import diffusers_backend
@@ -21,11 +21,6 @@ BF16, FP16, FP8 = torch.bfloat16, torch.float16, torch.float8_e4m3fn
 def _through(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """Round values to ``dtype`` and widen them again."""
     return lambda values: values.to(dtype).to(values.dtype)
-
-
-def _per_tensor_fp8(values: Tensor) -> Tensor:
-    scale = values.float().abs().max() / 448
-    return ((values.float() / scale).to(FP8).float() * scale).to(values.dtype)
 
 
 def _rope(patch: Patch) -> None:
@@ -100,9 +95,7 @@ def _residual_fp8(patch: Patch) -> None:
     """Hidden states between blocks kept in FP8 with one scale a tensor."""
     for expert in patch.experts:
         for block in expert.blocks:
-            patch.override(
-                block, "forward", lambda original, *rest, **options: _per_tensor_fp8(original(*rest, **options))
-            )
+            patch.override(block, "forward", lambda original, *rest, **options: as_fp8(original(*rest, **options)))
 
 
 def _chunked_bf16(scores: Tensor) -> Tensor:
@@ -156,7 +149,7 @@ def _dequantized_fp16(patch: Patch) -> None:
     for expert in patch.experts:
         for module in list(expert.modules()):
             if hasattr(module, "dequantized"):
-                patch.override(module, "dequantized", lambda original, dtype: _per_tensor_fp8(original(dtype)))
+                patch.override(module, "dequantized", lambda original, dtype: as_fp8(original(dtype)))
 
 
 def _scheduler_state(patch: Patch) -> None:
@@ -176,15 +169,8 @@ def _scheduler_state(patch: Patch) -> None:
     patch.stepping("step", step)
 
 
-def _sigmas(dtype: torch.dtype) -> Injection:
-    def inject(patch: Patch) -> None:
-        def method(scheduler: Any, original: Any, *arguments: Any, **options: Any) -> None:
-            original(*arguments, **options)
-            scheduler.sigmas = _through(dtype)(scheduler.sigmas)
-
-        patch.stepping("set_timesteps", method)
-
-    return inject
+def _bf16_sigmas(scheduler: Any) -> None:
+    scheduler.sigmas = _through(BF16)(scheduler.sigmas)
 
 
 def _time_embedding(patch: Patch) -> None:
@@ -210,13 +196,13 @@ def _modulation(patch: Patch) -> None:
 
 
 def _text_table(patch: Patch) -> None:
-    patch.values(patch.pipe.text_encoder.shared.weight, _per_tensor_fp8)
+    patch.values(patch.pipe.text_encoder.shared.weight, as_fp8)
 
 
 def _text_encoder_fp8(patch: Patch) -> None:
     for name, tensor in patch.pipe.text_encoder.named_parameters():
         if tensor.ndim == 2 and "relative" not in name:
-            patch.values(tensor, _per_tensor_fp8)
+            patch.values(tensor, as_fp8)
 
 
 def _vae_autocast(dtype: torch.dtype) -> Injection:
@@ -233,7 +219,7 @@ def _vae_autocast(dtype: torch.dtype) -> Injection:
 
 def _vae_weights(patch: Patch) -> None:
     for tensor in patch.pipe.vae.parameters():
-        patch.values(tensor, _per_tensor_fp8)
+        patch.values(tensor, as_fp8)
 
 
 def _seven_bits(shown: Tensor) -> Tensor:
@@ -266,7 +252,7 @@ INJECTIONS: dict[str, Injection] = {
     "bf16_latents": loop(after=lambda latents, _index: _through(BF16)(latents)),
     "fp16_latents": loop(after=lambda latents, _index: _through(FP16)(latents)),
     "bf16_scheduler_state": _scheduler_state,
-    "bf16_sigmas": _sigmas(BF16),
+    "bf16_sigmas": after_timesteps(_bf16_sigmas),
     "bf16_timesteps": loop(timestep=lambda moment, _index: moment.to(BF16)),
     "bf16_time_embedding": _time_embedding,
     "fp8_modulation": _modulation,

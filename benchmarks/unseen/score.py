@@ -47,13 +47,13 @@ def _faults(pairs: Sequence[tuple[Entry, Result]]) -> list[str]:
         f"  {'kind':<34} {'n':>4} {'red':>4} {'stale':>6} {'green':>6} {'first':>6} {'1 or 2':>7}",
     ]
     for kind in dict.fromkeys(entry.kind for entry, _ in pairs):
-        mine = [pair for pair in pairs if pair[0].kind == kind]
-        places = [ranks[entry.id] for entry, row in mine if row.red]
+        pairs_of_kind = [pair for pair in pairs if pair[0].kind == kind]
+        places = [ranks[entry.id] for entry, row in pairs_of_kind if row.red]
         counts = (
-            len(mine),
-            sum(row.red for _, row in mine),
-            sum(row.stale for _, row in mine),
-            sum(row.green for _, row in mine),
+            len(pairs_of_kind),
+            sum(row.red for _, row in pairs_of_kind),
+            sum(row.stale for _, row in pairs_of_kind),
+            sum(row.green for _, row in pairs_of_kind),
             places.count(1),
             places.count(1) + places.count(2),
         )
@@ -101,9 +101,9 @@ def _seconds(pairs: Sequence[tuple[Entry, Result]]) -> list[str]:
     whole = [row.seconds for _, row in pairs]
     if not whole:
         return []
-    told = f"median {median(spent):.1f}, worst {max(spent):.1f} ({len(spent)} runs)" if spent else "never ran"
+    seconds = f"median {median(spent):.1f}, worst {max(spent):.1f} ({len(spent)} runs)" if spent else "never ran"
     return [
         "",
-        f"seconds of attribution: {told}",
+        f"seconds of attribution: {seconds}",
         f"seconds of a run: median {median(whole):.1f}, worst {max(whole):.1f}",
     ]

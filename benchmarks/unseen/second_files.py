@@ -13,7 +13,19 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.unseen.edits import COMPONENTS, EXPERTS, Edit, as_bytes, config, each, exchange, times, together
+from benchmarks.unseen.edits import (
+    COMPONENTS,
+    EXPERTS,
+    Edit,
+    as_bytes,
+    config,
+    each,
+    exchange,
+    headers,
+    times,
+    together,
+    tokenizer,
+)
 from benchmarks.unseen.tensors import Tensors, edit, edit_json, metadata, path_of
 
 E4M3 = torch.float8_e4m3fn
@@ -35,10 +47,6 @@ def _encoder_copied(folder: Path) -> None:
                 tensors[key] = tensors[key.replace("block.2.", "block.1.")].clone()
 
     edit(folder, "text_encoder", change)
-
-
-def _tokenizer(change: Callable[[dict[str, Any]], None]) -> Edit:
-    return lambda folder: edit_json(folder / "tokenizer" / "tokenizer.json", change)
 
 
 def _never_whole(data: dict[str, Any]) -> None:
@@ -132,22 +140,6 @@ def _block(name: str) -> int:
 
 def _half(name: str) -> int:
     return int(name.startswith("decoder") or ".block.2." in name)
-
-
-def _header(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Edit:
-    """Change the header of every file, whose tensors keep their places."""
-
-    def make(folder: Path) -> None:
-        for component in COMPONENTS:
-            path = path_of(folder, component)
-            data = path.read_bytes()
-            (length,) = struct.unpack("<Q", data[:8])
-            text = json.dumps(change(json.loads(data[8 : 8 + length]))).encode()
-            text += b" " * (-len(text) % 8)
-            path.unlink()
-            path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
-
-    return make
 
 
 def _no_metadata(header: dict[str, Any]) -> dict[str, Any]:
@@ -296,8 +288,8 @@ SECOND_EDITS: Final[dict[str, Edit]] = {
     "te_block_copied": _encoder_copied,
     "te_config_distance": config("text_encoder/config.json", relative_attention_max_distance=18),
     # tokenizer
-    "tok_end_lost": _tokenizer(lambda data: data.update(post_processor=None)),
-    "tok_word_split": _tokenizer(_never_whole),
+    "tok_end_lost": tokenizer(lambda data: data.update(post_processor=None)),
+    "tok_word_split": tokenizer(_never_whole),
     # scheduler
     "sched_predicts_noise": config("scheduler/scheduler_config.json", predict_x0=False),
     "sched_thresholding": config("scheduler/scheduler_config.json", thresholding=True),
@@ -328,8 +320,8 @@ SECOND_EDITS: Final[dict[str, Edit]] = {
     "index_described": together(
         *(_sharded(expert, _block, {"total_parameters": 1, "made_by": "x"}) for expert in EXPERTS)
     ),
-    "metadata_gone": _header(_no_metadata),
-    "header_reversed": _header(_other_order),
+    "metadata_gone": headers(_no_metadata),
+    "header_reversed": headers(_other_order),
     "data_backwards": _backwards,
     "json_tabs": _tabs,
     "numbers_otherwise": _numbers,

@@ -15,13 +15,15 @@ from torch.nn import functional
 from benchmarks.unseen.injections import (
     Injection,
     after_timesteps,
+    as_fp8,
+    attention,
+    attention_inputs,
     attention_processor,
     decoder_modules,
     dequantizers,
     ends,
     loop,
     modules,
-    transformer_wan,
     vae_decode,
 )
 from benchmarks.unseen.loop import Loop, decoded, guided, plain_decode, statistics, two_passes
@@ -33,32 +35,12 @@ BF16, FP16, FP8 = torch.bfloat16, torch.float16, torch.float8_e4m3fn
 HEADS, HEAD_SIZE = 4, 48
 
 
-def _fp8(values: Tensor) -> Tensor:
-    """Round to FP8 E4M3 with one scale per tensor."""
-    scale = values.float().abs().max().clamp(min=1e-12) / 448
-    return ((values.float() / scale).to(FP8).float() * scale).to(values.dtype)
-
-
 # precision in one place
-
-
-def _dispatch(change: Callable[[Tensor, Tensor, Tensor, dict[str, Any]], tuple[Tensor, Tensor, Tensor]]) -> Injection:
-    """Change queries, keys, values [B, S, H, D] and the options of every attention."""
-
-    def inject(patch: Patch) -> None:
-        plain = transformer_wan.dispatch_attention_fn
-
-        def attend(query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
-            return plain(*change(query, key, value, options), *arguments, **options)
-
-        patch.put(transformer_wan, "dispatch_attention_fn", attend)
-
-    return inject
 
 
 def _fp8_velocity(model: Any, latents: Tensor, moment: Tensor, positive: Tensor, negative: Tensor) -> list[Tensor]:
     """Predictions are sent between two devices in FP8."""
-    return [_fp8(velocity) for velocity in two_passes(model, latents, moment, positive, negative)]
+    return [as_fp8(velocity) for velocity in two_passes(model, latents, moment, positive, negative)]
 
 
 def _fp16_text(patch: Patch) -> None:
@@ -74,7 +56,7 @@ def _fp8_embedder(patch: Patch) -> None:
     for expert in patch.experts:
         for tensor in expert.condition_embedder.parameters():
             if tensor.ndim == 2:
-                patch.values(tensor, _fp8)
+                patch.values(tensor, as_fp8)
 
 
 def _bf16_vae_norm(original: Any, states: Tensor) -> Tensor:
@@ -92,17 +74,12 @@ def _bf16_denormalised(pipe: Any, latents: Tensor) -> Tensor:
 # attention, RoPE, norm
 
 
-def _local(patch: Patch) -> None:
+def _local(plain: Any, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Tensor:
     """Two ranks of a sequence-parallel group attend to their own half of the sequence only."""
-    plain = transformer_wan.dispatch_attention_fn
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
-        if query.shape[1] != key.shape[1]:
-            return plain(query, key, value, *arguments, **options)
-        parts = [part.tensor_split(2, dim=1) for part in (query, key, value)]
-        return torch.cat([plain(*rank, *arguments, **options) for rank in zip(*parts, strict=True)], dim=1)
-
-    patch.put(transformer_wan, "dispatch_attention_fn", attend)
+    if query.shape[1] != key.shape[1]:
+        return plain(query, key, value, *arguments, **options)  # type: ignore[no-any-return]
+    parts = [part.tensor_split(2, dim=1) for part in (query, key, value)]
+    return torch.cat([plain(*rank, *arguments, **options) for rank in zip(*parts, strict=True)], dim=1)
 
 
 def _padded_keys(query: Tensor, key: Tensor, value: Tensor, _options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
@@ -437,9 +414,9 @@ def _query_is_key(patch: Patch) -> None:
 
 
 def _exchanged_values(patch: Patch, first: Tensor, second: Tensor) -> None:
-    one, other = first.detach().clone(), second.detach().clone()
-    patch.values(first, lambda _old: other)
-    patch.values(second, lambda _old: one)
+    first_copy, second_copy = first.detach().clone(), second.detach().clone()
+    patch.values(first, lambda _old: second_copy)
+    patch.values(second, lambda _old: first_copy)
 
 
 def _tables_exchanged(patch: Patch) -> None:
@@ -558,26 +535,16 @@ def _text_projected_once(patch: Patch) -> None:
     _kept_by_value(patch, [expert.condition_embedder.text_embedder for expert in patch.experts])
 
 
-def _by_heads(patch: Patch) -> None:
+def _by_heads(plain: Any, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Tensor:
     """Attention of one head after the other."""
-    plain = transformer_wan.dispatch_attention_fn
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
-        heads = zip(*(part.tensor_split(part.shape[2], dim=2) for part in (query, key, value)), strict=True)
-        return torch.cat([plain(*head, *arguments, **options) for head in heads], dim=2)
-
-    patch.put(transformer_wan, "dispatch_attention_fn", attend)
+    heads = zip(*(part.tensor_split(part.shape[2], dim=2) for part in (query, key, value)), strict=True)
+    return torch.cat([plain(*head, *arguments, **options) for head in heads], dim=2)
 
 
-def _query_chunks(patch: Patch) -> None:
+def _query_chunks(plain: Any, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Tensor:
     """Attention of two parts of the queries, each over all keys."""
-    plain = transformer_wan.dispatch_attention_fn
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
-        chunks = query.tensor_split(2, dim=1)
-        return torch.cat([plain(chunk, key, value, *arguments, **options) for chunk in chunks], dim=1)
-
-    patch.put(transformer_wan, "dispatch_attention_fn", attend)
+    chunks = query.tensor_split(2, dim=1)
+    return torch.cat([plain(chunk, key, value, *arguments, **options) for chunk in chunks], dim=1)
 
 
 def _own_layer_norm(patch: Patch) -> None:
@@ -678,17 +645,17 @@ def _other_kernels(patch: Patch) -> None:
 
 SECOND_INJECTIONS: Final[dict[str, Injection]] = {
     # precision in one place
-    "fp8_attention_values": _dispatch(lambda query, key, value, _options: (query, key, _fp8(value))),
+    "fp8_attention_values": attention_inputs(lambda query, key, value, _options: (query, key, as_fp8(value))),
     "fp8_velocity": loop(predict=_fp8_velocity),
-    "fp8_ffn_hidden": modules(ends("ffn.net.0"), lambda original, states: _fp8(original(states))),
+    "fp8_ffn_hidden": modules(ends("ffn.net.0"), lambda original, states: as_fp8(original(states))),
     "fp16_text_encoder": _fp16_text,
     "fp8_condition_embedder": _fp8_embedder,
     "bf16_vae_norms": decoder_modules("WanRMS_norm", _bf16_vae_norm),
     "bf16_denormalised": loop(decode=_bf16_denormalised),
     # attention, RoPE, norm
-    "ranks_attend_locally": _local,
-    "padded_keys_seen": _dispatch(_padded_keys),
-    "text_padding_masked": _dispatch(_text_masked),
+    "ranks_attend_locally": attention(_local),
+    "padded_keys_seen": attention_inputs(_padded_keys),
+    "text_padding_masked": attention_inputs(_text_masked),
     "rope_pairs_in_halves": attention_processor(_turn_halves),
     "rope_restarts": _rope_restarts,
     "rope_interpolated": _rope_interpolated,
@@ -755,8 +722,8 @@ SECOND_INJECTIONS: Final[dict[str, Injection]] = {
     "vae_slicing": _slicing,
     "cross_keys_kept": _cross_kept,
     "text_projected_once": _text_projected_once,
-    "attention_by_heads": _by_heads,
-    "attention_in_chunks": _query_chunks,
+    "attention_by_heads": attention(_by_heads),
+    "attention_in_chunks": attention(_query_chunks),
     "rope_complex": attention_processor(_turn_complex),
     "layer_norm_written_out": _own_layer_norm,
     "qk_norm_written_out": modules(ends("norm_q", "norm_k"), _own_rms_norm),

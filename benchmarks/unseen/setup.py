@@ -152,6 +152,6 @@ def _measure(bench: Bench) -> None:
     """Golden and limits, as ``quantgate regenerate`` measures them."""
     healthy: tuple[Perturbation, ...] = plan(bench.context.runner, cpu_flags())
     chosen = (by_name("isa-default"), *(change for change in healthy if change.name == "threads-2"))
-    wanted = Plan(perturbations=chosen, repeats=12, controls="frames", reason="unseen list", say=print)
+    wanted = Plan(perturbations=chosen, repeats=12, controls="frames", reason="unseen list", report_line=print)
     (proposal,) = measure(bench.context, (bench.located,), wanted, lambda _event: None)
     apply(Workspace(bench.context.root), proposal, reason="unseen list", author="benchmark")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +12,18 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.unseen.edits import COMPONENTS, EXPERTS, Edit, as_bytes, config, each, quantization, times, together
+from benchmarks.unseen.edits import (
+    COMPONENTS,
+    EXPERTS,
+    Edit,
+    as_bytes,
+    config,
+    each,
+    headers,
+    quantization,
+    times,
+    together,
+)
 from benchmarks.unseen.tensors import Tensors, edit, edit_json, metadata, path_of
 
 E4M3 = torch.float8_e4m3fn
@@ -191,18 +201,6 @@ def _of_seven(_name: str, number: int) -> str:
     return f"diffusion_pytorch_model-{number % 7 + 1:05d}-of-00007.safetensors"
 
 
-def _indented_header(folder: Path) -> None:
-    """The header of each file is JSON with line breaks."""
-    for component in COMPONENTS:
-        path = path_of(folder, component)
-        data = path.read_bytes()
-        (length,) = struct.unpack("<Q", data[:8])
-        text = json.dumps(json.loads(data[8 : 8 + length]), indent=1).encode()
-        text += b" " * (-len(text) % 8)
-        path.unlink()
-        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
-
-
 # values that mean the same
 
 
@@ -362,7 +360,7 @@ THIRD_EDITS: Final[dict[str, Edit]] = {
     "index_of_one_file": _sharded("transformer", lambda _name, _number: "diffusion_pytorch_model.safetensors"),
     "index_without_size": together(*(_sharded(expert, _of_seven, metadata={}) for expert in EXPERTS)),
     "text_encoder_one_shard": _sharded("text_encoder", lambda _name, _number: "model-00001-of-00001.safetensors"),
-    "header_indented": _indented_header,
+    "header_indented": headers(indent=1),
     "vae_older_key": config("vae/config.json", clip_output=False),
     # healthy: values that mean the same
     "kv_cache_nulls": quantization(lambda settings: settings.update(kv_cache_quant_algo=None, kv_cache_scheme=None)),

@@ -15,13 +15,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.unseen.injections import (
     Injection,
+    as_fp8,
+    attention,
     attention_processor,
     decoder_modules,
     dequantizers,
     ends,
     loop,
     modules,
-    transformer_wan,
 )
 from benchmarks.unseen.loop import Loop, decoded, guided, plain_decode, statistics, two_passes
 from benchmarks.unseen.patch import Patch
@@ -35,30 +36,19 @@ Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 FP8 = torch.float8_e4m3fn
 
 
-def _fp8(values: Tensor) -> Tensor:
-    """Round to FP8 E4M3 with one scale per tensor."""
-    scale = values.float().abs().max().clamp(min=1e-12) / 448
-    return ((values.float() / scale).to(FP8).float() * scale).to(values.dtype)
-
-
 # attention
 
 
 def _attention(compute: Attend, *, self_only: bool = False) -> Injection:
     """Compute every attention by ``compute``, or only those in which a sequence attends to itself."""
 
-    def inject(patch: Patch) -> None:
-        plain = transformer_wan.dispatch_attention_fn
+    def attend(plain: Any, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
+        if self_only and query.shape[1] != key.shape[1]:
+            return plain(query, key, value, *arguments, **options)
+        made = compute(*(part.transpose(1, 2).float() for part in (query, key, value)))
+        return made.transpose(1, 2).contiguous().to(query.dtype)
 
-        def attend(query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
-            if self_only and query.shape[1] != key.shape[1]:
-                return plain(query, key, value, *arguments, **options)
-            made = compute(*(part.transpose(1, 2).float() for part in (query, key, value)))
-            return made.transpose(1, 2).contiguous().to(query.dtype)
-
-        patch.put(transformer_wan, "dispatch_attention_fn", attend)
-
-    return inject
+    return attention(attend)
 
 
 def _scores(query: Tensor, key: Tensor) -> Tensor:
@@ -122,13 +112,13 @@ def _top_quarter(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def _frames_alone(patch: Patch) -> None:
     """Each latent frame attends to itself only."""
-    plain, frames = transformer_wan.dispatch_attention_fn, {"count": 1}
+    frames = {"count": 1}
 
     def tables(original: Any, states: Tensor) -> Any:
         frames["count"] = states.shape[2]
         return original(states)
 
-    def attend(query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
+    def attend(plain: Any, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
         if query.shape[1] != key.shape[1] or query.shape[1] % frames["count"]:
             return plain(query, key, value, *arguments, **options)
         parts = (part.tensor_split(frames["count"], 1) for part in (query, key, value))
@@ -136,7 +126,7 @@ def _frames_alone(patch: Patch) -> None:
 
     for expert in patch.experts:
         patch.override(expert.rope, "forward", tables)
-    patch.put(transformer_wan, "dispatch_attention_fn", attend)
+    attention(attend)(patch)
 
 
 # RoPE
@@ -247,22 +237,24 @@ def _gelu(patch: Patch) -> None:
             patch.override(block.ffn.net[0], "gelu", gelu)
 
 
-def _modulated(block: Any, states: Tensor, text: Tensor, time: Tensor, rotary: Any, one: float = 1.0) -> Tensor:
+def _modulated(block: Any, states: Tensor, text: Tensor, time: Tensor, rotary: Any, added: float = 1.0) -> Tensor:
     """A block whose modulations are fused multiply-adds; ``one`` is what is added to the scale of attention."""
     shift, scale, gate, late_shift, late_scale, late_gate = (block.scale_shift_table + time.float()).chunk(6, dim=1)
     dtype = states.dtype
-    attended = block.attn1(torch.addcmul(shift, block.norm1(states.float()), one + scale).to(dtype), None, None, rotary)
+    attended = block.attn1(
+        torch.addcmul(shift, block.norm1(states.float()), added + scale).to(dtype), None, None, rotary
+    )
     states = torch.addcmul(states.float(), attended.float(), gate).to(dtype)
     states = block.attn2(block.norm2(states.float()).to(dtype), text, None, None) + states
     fed = block.ffn(torch.addcmul(late_shift, block.norm3(states.float()), 1 + late_scale).to(dtype))
     return torch.addcmul(states.float(), fed.float(), late_gate).to(dtype)
 
 
-def _blocks(one: float = 1.0, *numbers: int) -> Injection:
+def _blocks(added: float = 1.0, *numbers: int) -> Injection:
     def forward(
         original: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any
     ) -> Tensor:
-        return _modulated(original.__self__, hidden_states, encoder_hidden_states, temb, rotary_emb, one)
+        return _modulated(original.__self__, hidden_states, encoder_hidden_states, temb, rotary_emb, added)
 
     def inject(patch: Patch) -> None:
         for expert in patch.experts:
@@ -507,8 +499,8 @@ def _power_of_two(linear: Any, weight: Tensor) -> Tensor:
 
 THIRD_INJECTIONS: Final[dict[str, Injection]] = {
     # precision in one place
-    "fp8_text_embeddings": loop(texts=lambda positive, negative: (_fp8(positive), _fp8(negative))),
-    "fp8_attention_outputs": modules(ends("attn1.to_out.0"), lambda original, states: original(_fp8(states))),
+    "fp8_text_embeddings": loop(texts=lambda positive, negative: (as_fp8(positive), as_fp8(negative))),
+    "fp8_attention_outputs": modules(ends("attn1.to_out.0"), lambda original, states: original(as_fp8(states))),
     # attention, RoPE, norm
     "attention_top_quarter": _attention(_top_quarter, self_only=True),
     "values_smoothed": _attention(_values_smoothed, self_only=True),

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import about
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 
 @check("bias_shape", cost="header", codes=("bias_shape_differs",))
@@ -20,12 +21,11 @@ def bias_shape(context: Context) -> Iterator[InspectionFinding]:
             if bias is not None and bias.shape != (module.shape[0],):
                 wrong.append(name)
         if wrong:
-            yield finding(
-                "fault",  # fault and inconclusive decide the outcome; warning and info never do
+            yield about(
                 "bias_shape_differs",
-                f"{expert}: the bias of {len(wrong)} Linears has not one value per output row ({some(wrong)}).",
-                expert=expert,
-                module=wrong[0],
-                evidence={"modules": wrong[:20], "count": len(wrong)},
+                expert,
+                f"the bias of {len(wrong)} Linears has not one value per output row ({listed(wrong)}).",
+                linears=wrong,
+                severity="fault",  # fault and inconclusive decide the outcome; warning and info never do
                 next_command="export these Linears again",
             )

@@ -19,14 +19,16 @@ from harness.session.conductor import Session
 from harness.session.context import SessionContext
 
 
-def measure(context: SessionContext, located: Located, runs: int, say: Callable[[str], None]) -> tuple[CaseRecord, ...]:
+def measure(
+    context: SessionContext, located: Located, runs: int, report_line: Callable[[str], None]
+) -> tuple[CaseRecord, ...]:
     """Run a case several times, each time in its own engine, so that the baseline contains the noise between runs.
 
     Args:
         context: session context; each run has its own folder below the context's run.
         located: the case.
         runs: number of runs.
-        say: called with one line per run.
+        report_line: called with one line per run.
     """
     records = []
     for number in range(1, runs + 1):
@@ -37,7 +39,7 @@ def measure(context: SessionContext, located: Located, runs: int, say: Callable[
             session.close()
         usage = record.generation.usage if record.generation else None
         shown = f", {statistics.median(usage.warm):.4g} s a step" if usage and usage.warm else ""
-        say(f"{number:2} of {runs}  {record.case:<36} {record.verdict.outcome.value}{shown}")
+        report_line(f"{number:2} of {runs}  {record.case:<36} {record.verdict.outcome.value}{shown}")
         records.append(record)
     return tuple(records)
 

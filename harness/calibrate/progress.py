@@ -21,12 +21,14 @@ class RunProgress:
 
     Args:
         total: largest number of runs.
-        say: called with one line.
+        report_line: called with one line.
         clock: returns seconds.
     """
 
-    def __init__(self, total: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._total, self._say, self._clock = total, say, clock
+    def __init__(
+        self, total: int, report_line: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._total, self._report_line, self._clock = total, report_line, clock
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._begun = 0
@@ -77,7 +79,7 @@ class RunProgress:
     def _run(self) -> None:
         while not self._ended.wait(0.5):
             if line := self.line():
-                self._say(line)
+                self._report_line(line)
 
     def __enter__(self) -> RunProgress:
         self._thread.start()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from harness.calibrate.faults.runs import DONE, Run, Say, broken_runs, noisy_runs
+from harness.calibrate.faults.runs import DONE, ReportLine, Run, broken_runs, noisy_runs
 from harness.calibrate.faults.spoiling import SPOILS, STRENGTHS, spoiled
 from harness.calibrate.faults.weights import STRENGTHS as WEIGHT_STRENGTHS
 from harness.calibrate.faults.weights import weight_faults
@@ -74,8 +74,8 @@ class Plan:
     """Runs made elsewhere. If there are any, no healthy run is made here."""
     replace_golden: bool = False
     reason: str = ""
-    say: Say = lambda _line: None
-    begin: Say = lambda _label: None
+    report_line: ReportLine = lambda _line: None
+    begin: ReportLine = lambda _label: None
     """Called with the name of every run before it starts, at most ``planned_runs`` times."""
 
 
@@ -119,7 +119,7 @@ def measure(context: SessionContext, cases: tuple[Located, ...], plan: Plan, wat
 
     Writes nothing outside the run's folder. A run that is already on disk under the context's run id with the same
     origin (checkpoint, request, environment, perturbation, code) is read, not repeated, so an interrupted regeneration
-    continues. A run of another origin is repeated, and ``Plan.say`` gets a line about it.
+    continues. A run of another origin is repeated, and ``Plan.report_line`` gets a line about it.
 
     Raises:
         RegenerateError: a run that must be healthy has a fault of the checkpoint, of sanity or of the receipts.
@@ -193,12 +193,12 @@ def _sweep(
 def _regenerate_case(
     session: Session, located: Located, perturbation: Perturbation, watch: Watch, plan: Plan, origins: Origins
 ) -> Measured | None:
-    case, say = located.case, plan.say
+    case, report_line = located.case, plan.report_line
     plan.begin(f"{case.id}, {perturbation.name}")
     folder = session.context.case_folder(case.id)
     taken = perturbation.taken(case)
     if taken:
-        say(f"{case.id}: {perturbation.name} left out: the case sets {', '.join(taken)} itself")
+        report_line(f"{case.id}: {perturbation.name} left out: the case sets {', '.join(taken)} itself")
         return None
     try:
         origin = origins.of(case, perturbation, session.context.probe_inputs.get(case.id))
@@ -208,11 +208,11 @@ def _regenerate_case(
     if isinstance(earlier, CaseRecord):
         return Measured(perturbation.name, earlier, folder)
     if earlier:
-        say(f"{case.id}: {perturbation.name} is run again: {earlier}")
+        report_line(f"{case.id}: {perturbation.name} is run again: {earlier}")
     finished = session.run_case(located, case.id, watch)
     outcome = finished.record.verdict.outcome
     if perturbation.optional and outcome in (Outcome.INVALID_CASE, Outcome.INFRA):
-        say(f"{case.id}: {perturbation.name} left out: {finished.record.verdict.summary}")
+        report_line(f"{case.id}: {perturbation.name} left out: {finished.record.verdict.summary}")
         return None
     if outcome is not Outcome.GOLDEN_MISSING:
         raise RegenerateError(
@@ -238,9 +238,9 @@ def _proposal(
     ordinary = [(run, read_clip(_clip_of(run))) for run in (reference, *runs)]
     repeats = 0 if plan.results else plan.repeats
     beside = origins.of(located.case).digest() if repeats or plan.controls == "all" else ""
-    disturbed = noisy_runs(context, located.case, beside, repeats, plan.say, begin=plan.begin)
+    disturbed = noisy_runs(context, located.case, beside, repeats, plan.report_line, begin=plan.begin)
     clips = [read_clip(golden.open_part(CLIP)) for golden in goldens] or [ordinary[0][1]]
-    bistable = _modes(located, plan.say, clips, ordinary, disturbed)
+    bistable = _modes(located, plan.report_line, clips, ordinary, disturbed)
     clips += [frames for _, frames in bistable]
     clip, hold = clips[0], nearest_of(clips, located.case.metrics or None)
     rows: list[tuple[str, ComparisonEvidence, dict[str, Json]]] = [
@@ -265,13 +265,17 @@ def _proposal(
 
 
 def _modes(
-    located: Located, say: Say, goldens: Sequence[Clip], ordinary: Sequence[Shown], disturbed: Sequence[Run]
+    located: Located,
+    report_line: ReportLine,
+    goldens: Sequence[Clip],
+    ordinary: Sequence[Shown],
+    disturbed: Sequence[Run],
 ) -> tuple[Shown, ...]:
     """Return one run per group of healthy runs that has no golden yet, if the runs form several groups.
 
     Args:
         located: the case.
-        say: gets a line about what was recognised.
+        report_line: gets a line about what was recognised.
         goldens: frames of the goldens that stay, or of the reference, which becomes the golden.
         ordinary: the reference and the perturbed runs, each with its frames.
         disturbed: further healthy runs; only undisturbed repeats among them may become a golden.
@@ -285,7 +289,7 @@ def _modes(
     if not groups:
         return ()
     sizes = ", ".join(str(len(group.members)) for group in groups)
-    say(f"{case}: bistable: {len(groups)} groups of healthy runs ({sizes} runs), with nothing in between")
+    report_line(f"{case}: bistable: {len(groups)} groups of healthy runs ({sizes} runs), with nothing in between")
     covered = {nearest_group(golden, clips, groups) for golden in goldens}
     chosen: list[Shown] = []
     for number, group in enumerate(groups):
@@ -299,7 +303,7 @@ def _modes(
         )
         representative = next(candidates, None)
         if representative is None:
-            say(f"{case}: only disturbed runs are in group {number + 1}, so that no golden of it is proposed")
+            report_line(f"{case}: only disturbed runs are in group {number + 1}, so that no golden of it is proposed")
             continue
         run, frames = representative
         ssim = compare(goldens[0], frames, ["ssim"]).metrics[0].mean
@@ -310,7 +314,7 @@ def _modes(
                 place=located.place,
                 remedy="make the runtime repeat itself first (seed, kernels, state left by earlier runs)",
             )
-        say(f"{case}: {run.label} is proposed as a golden of its own (mean ssim {ssim or 0:.3f} to the first)")
+        report_line(f"{case}: {run.label} is proposed as a golden of its own (mean ssim {ssim or 0:.3f} to the first)")
         chosen.append((run, frames))
     return tuple(chosen)
 
@@ -338,7 +342,7 @@ def _inject(
             for strength in STRENGTHS
         ]
     if plan.controls == "all":
-        runs += broken_runs(context, located.case, beside, plan.say, begin=plan.begin)
+        runs += broken_runs(context, located.case, beside, plan.report_line, begin=plan.begin)
     return tuple(
         Injected(run.label, run.fault, run.strength, hold(run.clip))
         for run in runs

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from harness.cli import options as shared
 from harness.cli.cases import named_case
 from harness.definitions.case import Case, Loader
-from harness.errors import InvalidCaseError, QuantgateError
+from harness.errors import InvalidCaseError
 from harness.formats.errors import InspectionInterruptedError
 from harness.inspector.assemble import Ref
 from harness.inspector.inspect import Asked
@@ -50,7 +50,6 @@ class Options:
     contracts: Sequence[str] = ()
     nibble_order: str | None = None
     scale_layout: str | None = None
-    against: str | None = None
     full: bool = False
 
 
@@ -65,17 +64,12 @@ def question(options: Options, case: Case | None = None, root: Path | None = Non
     Raises:
         InvalidCaseError: nothing to inspect, an unknown value, or a checkpoint that would not be read at all.
     """
+    from harness.session.inspecting import settings_of
+
     arguments: Asked = {"full": options.full, "root": root}
     if case is not None:
-        arguments |= {
-            "base": case.base,
-            "transformer": case.transformer,
-            "transformer_2": case.transformer_2,
-            "contracts": case.contracts,
-            "loader": case.loader,
-            "env": case.env,
-            "expected": case.quantization.model_dump(),
-        }
+        arguments |= {"base": case.base, "transformer": case.transformer, "transformer_2": case.transformer_2}
+        arguments |= settings_of(case)
         _refuse_hidden(options, case)
     elif not options.reference:
         raise InvalidCaseError("nothing to inspect", remedy="quantgate inspect FOLDER, or quantgate inspect --case ID")
@@ -224,7 +218,7 @@ def print_comparison(comparison: CheckpointComparison, console: Console) -> None
         console.print(f"{len(comparison.identical_files)} files are byte-identical", style="dim")
 
 
-# ``quantgate inspect`` and ``quantgate lock`` as functions that return an exit code.
+# The commands.
 
 
 HASHED_BYTES = 1 << 30
@@ -236,63 +230,6 @@ EXIT: dict[InspectionOutcome, int] = {
     "infra": RULES[Outcome.INFRA].exit_code,
 }
 """The exit codes of verdicts; a bad reference or contract exits as ``invalid_case``."""
-
-
-class Given(TypedDict, total=False):
-    """Options of ``inspect`` that select the checks, as in `Options`."""
-
-    base: str | None
-    transformer: str | None
-    transformer_2: str | None
-    contracts: Sequence[str]
-    nibble_order: str | None
-    scale_layout: str | None
-    against: str | None
-    full: bool
-
-
-def inspect_command(
-    reference: str = "",
-    *,
-    case: Case | None = None,
-    root: Path | None = None,
-    layers: bool = False,
-    as_json: bool = False,
-    output: Path | None = None,
-    **typed_options: Unpack[Given],
-) -> int:
-    """Inspect one checkpoint or a case's, or compare it with another checkpoint.
-
-    Args:
-        reference: a folder or ``owner/name@revision``; with a case, it replaces the case's model.
-        case: inspected as in stage 1 of a run; given options replace its fields.
-        root: the project. Its `contracts/` precede the shipped contracts, and `./` is relative to it.
-        layers: print a row for each Linear.
-        as_json: print the record; ``output`` writes it to a file as well.
-        typed_options: the other options; see ``Given``.
-
-    Returns:
-        Exit code: 0 clean, 11 fault, 13 inconclusive, 17 bad reference, contract or value, 18 the source failed.
-    """
-    from harness.inspector.proofs import inspect_once
-
-    options = Options(reference, **typed_options)
-    try:
-        ref, arguments = question(options, case, root)
-        if options.against is not None:
-            names = ("contracts", "nibble_order", "scale_layout", "full")
-            refuse_beside_against({name: getattr(options, name) for name in names} | {"layers": layers})
-            return _compare(ref, typed(options.against), arguments, as_json, output)
-        report = inspect_once(ref, unread=None if options.full else HASHED_BYTES, **arguments)
-    except InspectionInterruptedError as error:
-        _show(error.report, as_json, layers, output)
-        print(safe_text(str(error)), file=sys.stderr)
-        return EXIT[error.report.outcome]
-    except QuantgateError as error:
-        print(f"error: {safe_text(str(error))}", file=sys.stderr)
-        return error.exit_code
-    _show(report, as_json, layers, output)
-    return EXIT[report.outcome]
 
 
 def _console() -> Console:
@@ -307,12 +244,11 @@ def _show(report: InspectionReport, as_json: bool, layers: bool, output: Path | 
         report.write(output)
     if as_json:
         sys.stdout.write(report.to_json())
-        return
+    else:
+        print_report(report, _console(), layers)
 
-    print_report(report, _console(), layers)
 
-
-def _compare(ref: Ref, against: str, arguments: Asked, as_json: bool, output: Path | None) -> int:
+def _compare(ref: Ref, against: str, arguments: Asked, as_json: bool, output: Path | None) -> None:
     from harness.inspector.compare import compare_checkpoints, with_proof
     from harness.inspector.inspect import inspect_checkpoint
 
@@ -326,41 +262,8 @@ def _compare(ref: Ref, against: str, arguments: Asked, as_json: bool, output: Pa
         comparison.write(output)
     if as_json:
         sys.stdout.write(comparison.to_json())
-        return 0
-
-    print_comparison(comparison, _console())
-    return 0
-
-
-def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False, root: Path | None = None) -> int:
-    """Write the identity of every case's checkpoints, or (``check``) fail if cases and lock differ.
-
-    Returns:
-        0; 17 if ``check`` found a difference or no lock; 18 if a source failed.
-    """
-    from harness.inspector.lock import differences, make_lock, read_lock
-
-    all_cases = list(cases)
-    try:
-        lock = read_lock(lock_file) if check else None
-        current, unlocked = make_lock(all_cases, root, lock)
-    except QuantgateError as error:
-        print(f"error: {safe_text(str(error))}", file=sys.stderr)
-        return error.exit_code
-    for line in unlocked:
-        print(f"not locked: {line}")
-    if lock is None:
-        current.write(lock_file)
-        print(f"{lock_file}: {sum(map(len, current.cases.values()))} checkpoints of {len(current.cases)} cases")
-        return 0
-    changes = differences(lock, current, all_cases)
-    for item in changes:
-        print(item)
-    if changes:
-        print("  next: quantgate lock, and review the diff")
-        return RULES[Outcome.INVALID_CASE].exit_code
-    print(f"{lock_file}: cases and lock agree")
-    return 0
+    else:
+        print_comparison(comparison, _console())
 
 
 LOCK = HERE.cases / LOCK_NAME
@@ -390,39 +293,66 @@ def inspect(
     as_json: shared.AsJson = False,
     out: shared.OptionalOut = None,
     root: shared.Root = Path(),
-) -> None:
+) -> int:
     """Prove from bytes how a checkpoint is encoded, and who would read it otherwise. Needs no GPU and no torch."""
+    from harness.inspector.proofs import inspect_once
 
-    top = project_root(root) if case else root.resolve()
-    raise typer.Exit(
-        inspect_command(
-            reference,
-            case=named_case(top, case).case if case else None,
-            root=top,  # also without a case: contracts/ of the project hold for any checkpoint
-            base=base,
-            transformer=transformer,
-            transformer_2=transformer_2,
-            contracts=contract or [],
-            nibble_order=nibble_order,
-            scale_layout=scale_layout,
-            against=against,
-            full=full,
-            layers=layers,
-            as_json=as_json,
-            output=out,
-        )
-    )
+    options = Options(reference, base, transformer, transformer_2, contract or (), nibble_order, scale_layout, full)
+    # the project's contracts/ count for any checkpoint, so it is also needed without a case
+    root = project_root(root) if case else root.resolve()
+    ref, arguments = question(options, named_case(root, case).case if case else None, root)
+    if against is not None:
+        names = ("contracts", "nibble_order", "scale_layout", "full")
+        refuse_beside_against({name: getattr(options, name) for name in names} | {"layers": layers})
+        _compare(ref, typed(against), arguments, as_json, out)
+        return 0
+    try:
+        report = inspect_once(ref, unread=None if full else HASHED_BYTES, **arguments)
+    except InspectionInterruptedError as error:
+        _show(error.report, as_json, layers, out)
+        print(safe_text(str(error)), file=sys.stderr)
+        return EXIT[error.report.outcome]
+    _show(report, as_json, layers, out)
+    return EXIT[report.outcome]
 
 
 def lock(
     check: shared.Check = False,
     file: shared.LockFile = LOCK,
     root: shared.Root = Path(),
-) -> None:
+) -> int:
     """Write down the identity of every case's checkpoints, so that a change of one is a change in review."""
     from harness.definitions.loading import load_cases
     from harness.project import case_files
 
     root = project_root(root)
-    cases = [located.case for located in load_cases(case_files(root), root)]
-    raise typer.Exit(lock_command(cases, root / file, check=check, root=root))
+    return lock_cases([item.case for item in load_cases(case_files(root), root)], root / file, check=check, root=root)
+
+
+def lock_cases(cases: Sequence[Case], lock_file: Path, *, check: bool = False, root: Path | None = None) -> int:
+    """Write the identity of every case's checkpoints, or (``check``) compare it with the lock.
+
+    Returns:
+        0; 17 if ``check`` found a difference.
+
+    Raises:
+        QuantgateError: there is no lock to compare with, or a source failed.
+    """
+    from harness.inspector.lock import differences, make_lock, read_lock
+
+    lock = read_lock(lock_file) if check else None
+    current, unlocked = make_lock(cases, root, lock)
+    for line in unlocked:
+        print(f"not locked: {line}")
+    if lock is None:
+        current.write(lock_file)
+        print(f"{lock_file}: {sum(map(len, current.cases.values()))} checkpoints of {len(current.cases)} cases")
+        return 0
+    changes = differences(lock, current, cases)
+    for item in changes:
+        print(item)
+    if changes:
+        print("  next: quantgate lock, and review the diff")
+        return RULES[Outcome.INVALID_CASE].exit_code
+    print(f"{lock_file}: cases and lock agree")
+    return 0

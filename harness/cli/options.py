@@ -23,7 +23,12 @@ class _FlagsWithoutType:
 
 
 class _Command(_FlagsWithoutType, TyperCommand):
-    pass
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an integer that its function returns is the exit code."""
+        code = super().invoke(ctx)
+        if isinstance(code, int):
+            raise typer.Exit(code)
+        return code
 
 
 class _Group(_FlagsWithoutType, TyperGroup):

@@ -124,7 +124,7 @@ def regenerate_command(
 
         def watch(event: Event) -> None:
             progress.watch(event)
-            _say(event)
+            _print_event(event)
 
         proposals = measure(context, chosen, replace(measuring_plan, begin=progress.begin), watch)
     if changed:
@@ -216,7 +216,7 @@ def _choose(root: Path, files: list[Path], ids: list[str], keyword: str, runner:
     return matching
 
 
-def _say(event: Event) -> None:
+def _print_event(event: Event) -> None:
     from harness.session.context import CaseFinished
 
     if isinstance(event, CaseFinished):

@@ -22,7 +22,7 @@ runtime_app = options.Commands(help="Environments of runtimes: install, list, re
 Name = Annotated[str, typer.Argument(help="runtime==version, such as sglang==0.5.23")]
 
 
-def _say(text: str) -> None:
+def _report_line(text: str) -> None:
     typer.echo(text, err=True)
 
 
@@ -40,14 +40,14 @@ def learn_command(
     ] = None,
     check: options.Check = False,
     root: options.Root = Path(),
-) -> None:
+) -> int:
     """Run a runtime's own loader over generated checkpoints and write its assumptions to a contract."""
     from harness.runtimes.kinds import all_kinds
     from harness.runtimes.repositories import repositories
 
     version = parse_runtime(name)
     environment = Environment(version, python, "runner") if python is not None else find(version)
-    answers = ask(environment, all_kinds(), _say, repositories())
+    answers = ask(environment, all_kinds(), _report_line, repositories())
     contract_before = load_contract(str(version), root)
     wrong = [
         (row.kind.name, predicted, row.outcome) for row, predicted in disagreements(contract_before.rules, answers.rows)
@@ -57,7 +57,7 @@ def learn_command(
     for kind, predicted, real in wrong:
         typer.echo(f"  {kind}: predicted {predicted}, the runtime: {real}")
     if check:
-        raise typer.Exit(1 if wrong else 0)
+        return 1 if wrong else 0
     contract = contract_of(answers, environment, root)
     learned = contract.rules[0].learned
     place = Project(root).contracts / "learned" / f"{version.runtime}-{version.version}.yaml"
@@ -70,6 +70,7 @@ def learn_command(
         typer.echo(f"  case {line}")
     if learned is not None and learned.unexplained:
         typer.echo(f"  no rule explains {len(learned.unexplained)} of them: {', '.join(learned.unexplained)}")
+    return 0
 
 
 @runtime_app.command("install")
@@ -83,7 +84,7 @@ def install_command(
     ] = "pip",
 ) -> None:
     """Make an isolated environment with a runtime and its dependencies."""
-    environment = install(parse_runtime(name), "cpu" if cpu else "cuda", _say, installer)
+    environment = install(parse_runtime(name), "cpu" if cpu else "cuda", _report_line, installer)
     typer.echo(str(environment.python))
 
 

@@ -38,7 +38,7 @@ def try_command(
     runner: options.Runner = "",
     run_id: options.RunId = "",
     root: options.Root = Path(),
-) -> None:
+) -> int:
     """Is another checkpoint, environment or version of the runtime safe for a case?
 
     Exit code 0: safe, alone or with the patch; 10: unsafe; 13: inconclusive.
@@ -72,7 +72,7 @@ def try_command(
         typer.echo(f"\n{text}{offered}")
     typer.echo(f"record: {folder / 'trial.json'}")
     typer.echo(f"report: {render_run(folder, context.folder / 'report')}")
-    raise typer.Exit({"safe": 0, "safe_with_changes": 0, "unsafe": 10, "inconclusive": 13}[trial.answer])
+    return {"safe": 0, "safe_with_changes": 0, "unsafe": 10, "inconclusive": 13}[trial.answer]
 
 
 def bisect_command(

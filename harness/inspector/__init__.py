@@ -2,14 +2,13 @@
 
 from harness.formats.errors import BadReferenceError, ContractError, InspectionInterruptedError, SourceError
 from harness.inspector.contracts import load_contract
-from harness.inspector.inspect import inspect_case, inspect_checkpoint
+from harness.inspector.inspect import inspect_checkpoint
 
 __all__ = [
     "BadReferenceError",
     "ContractError",
     "InspectionInterruptedError",
     "SourceError",
-    "inspect_case",
     "inspect_checkpoint",
     "load_contract",
 ]

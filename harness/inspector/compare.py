@@ -10,13 +10,13 @@ from harness.formats.header import TensorEntry
 from harness.formats.modules import Module, group, summary_format
 from harness.inspector.assemble import Assembly, Ref, assemble
 from harness.inspector.context import declared_reading
-from harness.inspector.findings import some
 from harness.inspector.identity import DigestCache, component_digests
 from harness.inspector.index import Component
 from harness.inspector.sources import Meter
 from harness.inspector.summarize import collapse
 from harness.records.base import Json
 from harness.records.inspection import CheckpointChange, CheckpointComparison, InspectionReport
+from harness.text import listed
 
 FLAGS = (
     "swap_weight_nibbles",
@@ -170,7 +170,7 @@ def _tensor_sets(expert: str, new: Mapping[str, TensorEntry], old: Mapping[str, 
 
 
 def _names(names: Sequence[str]) -> Json:
-    return f"{len(names)}: {some(list(names))}"
+    return f"{len(names)}: {listed(list(names))}"
 
 
 def _difference(expert: str, field: str, new: Json, old: Json) -> list[CheckpointChange]:

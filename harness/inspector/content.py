@@ -21,9 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.formats.errors import SourceError
 from harness.formats.header import TensorEntry
-from harness.inspector.assemble import assemble
 from harness.inspector.class_defaults import unread_keys
-from harness.inspector.identity import DigestCache, cache_file, component_digests, digest_files
+from harness.inspector.identity import DigestCache, cache_file, digest_files
 from harness.inspector.index import load_component
 from harness.inspector.layout import folders
 from harness.inspector.parts import EXPERTS
@@ -137,26 +136,6 @@ def _counts(path: str, component: str) -> bool:
     name = posixpath.basename(path).lower()
     # a folder may hold anything: hidden files, copies of an editor, logs
     return name.endswith(WEIGHTS) or (component not in EXPERTS and (name in READ or name.endswith(TOKENS)))
-
-
-def file_digests(paths: Mapping[str, Path], cache: DigestCache) -> dict[str, str]:
-    """Return the sha256 of each file that an engine loads, by ``component/file``; from the cache if possible.
-
-    Args:
-        paths: folder by role.
-        cache: remembers digests by file stamp.
-
-    Raises:
-        QuantgateError: a file cannot be read, or there is no transformer.
-    """
-    overrides = {expert: paths.get(expert) for expert in EXPERTS}
-    with ThreadPoolExecutor(8) as pool:
-        experts = assemble(paths["model"], Meter(), pool, overrides).experts
-    digests = component_digests(experts.values(), cache)
-    model = LocalSource(paths["model"], Meter())
-    digests |= {item.path: item.sha256 for item in digest_files(model, other_files(model.files), cache)}
-    cache.save()
-    return digests
 
 
 def other_files(files: Iterable[str]) -> list[str]:

@@ -46,6 +46,54 @@ def finding(
     )
 
 
+LISTED = 20
+"""Most names in the evidence of a finding; ``count`` has the number of all."""
+
+
+def about(
+    code: str,
+    expert: str,
+    text: str,
+    *,
+    linears: Sequence[str] = (),
+    tensors: Sequence[str] = (),
+    severity: Severity = "fault",
+    first: str = "",
+    contract: str = "",
+    next_command: str = "",
+    **evidence: Any,
+) -> InspectionFinding:
+    """Return a finding about an expert, or about several of its Linears or tensors.
+
+    Args:
+        code: see `finding`.
+        expert: begins the message.
+        text: rest of the message.
+        linears: the Linears; the first `LISTED` of them and their number become evidence.
+        tensors: instead of ``linears``, the tensors.
+        severity: see `finding`.
+        first: the name to look at first, if it is not the first of the list.
+        contract: see `finding`.
+        next_command: see `finding`.
+        evidence: further evidence.
+    """
+    place: dict[str, str] = {}
+    for kind, names in (("module", linears), ("tensor", tensors)):
+        if names:
+            evidence |= {f"{kind}s": names[:LISTED], "count": len(names)}
+            place = {kind: first or names[0]}
+    return finding(
+        severity,
+        code,
+        f"{expert}: {text}",
+        expert=expert,
+        contract=contract,
+        evidence=evidence,
+        next_command=next_command,
+        **place,
+    )
+
+
 def jsonable(value: Any) -> Json:
     """Return ``value`` as JSON. Numbers that are not finite become strings; others keep six digits."""
     if value is None or isinstance(value, bool | str | int):
@@ -56,9 +104,3 @@ def jsonable(value: Any) -> Json:
         return [jsonable(item) for item in value]
     number = float(value)
     return float(f"{number:.6g}") if abs(number) < float("inf") else str(number)
-
-
-def some(names: Sequence[str], limit: int = 3) -> str:
-    """Return the first names of a list and the number of the others: ``a, b, c and 7 more``."""
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -24,11 +24,12 @@ from harness.formats.header import Header, TensorEntry, read_header
 from harness.formats.modules import Hints
 from harness.formats.names import Naming, module_to_diffusers, split_parts, translate
 from harness.formats.other_weights import other_weights
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import finding
 from harness.inspector.parts import EXPERTS
 from harness.inspector.sources import Source
 from harness.reading import UnreadableError, parse_foreign, reason
 from harness.records.inspection import InspectionFinding, Severity
+from harness.text import listed
 
 _VARIANT = re.compile(r"[^/.]+\.(?!safetensors)[^/]+\.safetensors(\.index\.json)?$")
 Role = Literal["model", "override", "base"]
@@ -125,7 +126,7 @@ def load_component(
             headers[path] = result
     pickles = sorted(path for path in names if path.endswith(PICKLES)) if not shards else []
     if pickles:
-        text = f"{some(pickles)}: a PyTorch pickle. Loading one runs code, so it was not read: nothing is proven."
+        text = f"{listed(pickles)}: a PyTorch pickle. Loading one runs code, so it was not read: nothing is proven."
         remedy = "convert it to safetensors where it was made (safetensors.torch.save_file)"
         report("inconclusive", "pickle_file", text, remedy, files=pickles)
     _unfinished(source, names, report)
@@ -135,7 +136,7 @@ def load_component(
     # Checks of a transformer say nothing true of other weights: none of their tensors is handed on. A VAE and a text
     # encoder in their own folders are read here too, and their tensors are their identity.
     if expert in EXPERTS and (other := other_weights(stored)) is not None:
-        report("inconclusive", "not_a_transformer", f"{some(shards)} is {other.text}.", other.next_command)
+        report("inconclusive", "not_a_transformer", f"{listed(shards)} is {other.text}.", other.next_command)
         stored = {}
     naming = translate(stored)
     tensors = _translated(stored, naming, report)
@@ -167,8 +168,8 @@ def _translated(stored: Mapping[str, TensorEntry], naming: Naming, report: Repor
     """Return the tensors under Diffusers' names. Report names that two stored tensors share."""
     if naming.clashes:
         text = (
-            f"{len(naming.clashes)} tensors are stored under two names each ({some(naming.clashes)}): which of them a "
-            "runtime takes depends on its map."
+            f"{len(naming.clashes)} tensors are stored under two names each ({listed(naming.clashes)}): which of them "
+            "a runtime takes depends on its map."
         )
         report("fault", "duplicate_tensors", text, tensors=list(naming.clashes[:20]))
     tensors: dict[str, TensorEntry] = {}
@@ -236,8 +237,8 @@ def _json_tensors(
     if broken:
         title = mark.removeprefix(".weight").strip(".").removesuffix(".bitsandbytes__")
         text = (
-            f"{title} of {len(broken)} Linears ({some(sorted(broken))}) is not a JSON object: a loader that parses it "
-            "stops, and none can read the format from it."
+            f"{title} of {len(broken)} Linears ({listed(sorted(broken))}) is not a JSON object: a loader that parses "
+            "it stops, and none can read the format from it."
         )
         report("fault", "config_invalid", text, "fetch the file again, or export again", modules=sorted(broken)[:20])
     return bodies
@@ -296,7 +297,7 @@ def _weight_map(source: Source, names: Iterable[str], report: Any) -> dict[str, 
         return None
     # the index is untrusted: it must not make the reader open files of other folders
     if outside := sorted({item for item in weight_map.values() if "/" in item or "\\" in item or item.startswith(".")}):
-        report("fault", "index_invalid", f"{indexes[0]} points outside its folder: {some(outside)}.", files=outside)
+        report("fault", "index_invalid", f"{indexes[0]} points outside its folder: {listed(outside)}.", files=outside)
         return None
     return weight_map
 
@@ -329,12 +330,12 @@ def _unfinished(source: Source, names: Sequence[str], report: Report) -> None:
     )
     whole = [path for path in left if path[: path.rfind(".")] in source.files]
     if whole and not any(_has_holes(source, path[: path.rfind(".")]) for path in whole):
-        text = f"{some(whole)}: left by a download that was broken off; the weight file beside it is whole."
+        text = f"{listed(whole)}: left by a download that was broken off; the weight file beside it is whole."
         report("info", "download_unfinished", text, "delete it", files=whole[:20])
         left = [path for path in left if path not in whole]
     if left:
         text = (
-            f"{some(left)}: a download of weights was not finished, and its program reserves the whole size at once: "
+            f"{listed(left)}: a download of weights was not finished, and its program reserves the whole size at once: "
             "the rest of the file may be zeros."
         )
         report("fault", "download_unfinished", text, "continue the download, or fetch the file again", files=left[:20])
@@ -357,7 +358,7 @@ def _gaps(shards: Sequence[str], weight_map: Mapping[str, str] | None, report: A
         first = 0 if 0 in numbers else 1
         if absent := sorted(set(range(first, first + count)) - numbers):
             text = (
-                f"{stem} is stored in {count} parts, and part {some([str(number) for number in absent])} is not here "
+                f"{stem} is stored in {count} parts, and part {listed([str(number) for number in absent])} is not here "
                 "(there is no index either): its tensors are absent."
             )
             report("fault", "shard_missing", text, "fetch the missing parts", files=absent[:20], count=len(absent))
@@ -374,14 +375,14 @@ def _join(
             tensors.update(header.tensors)
         if twice:
             text = (
-                f"{len(twice)} tensors stand in more than one file ({some(sorted(twice))}): which one wins is chance."
+                f"{len(twice)} tensors stand in more than one file ({listed(sorted(twice))}): which one wins is chance."
             )
             report("fault", "duplicate_tensors", text, tensors=sorted(twice)[:20])
         return tensors
     wanted = {prefix + name for name in weight_map.values()}
     if missing := sorted(wanted - shards):
         lost = sum(prefix + name in missing for name in weight_map.values())
-        text = f"the index names {some(missing)}, and there is no such file: {lost} tensors are absent."
+        text = f"the index names {listed(missing)}, and there is no such file: {lost} tensors are absent."
         report("fault", "shard_missing", text, files=missing, tensors=lost)
     tensors, stale = {}, []
     for name, file in weight_map.items():
@@ -391,7 +392,7 @@ def _join(
         elif shard is not None:
             stale.append(name)
     if stale:
-        text = f"the index places {some(sorted(stale))} in a shard that does not hold it: the index is stale."
+        text = f"the index places {listed(sorted(stale))} in a shard that does not hold it: the index is stale."
         report("fault", "index_stale", text, tensors=sorted(stale)[:20], count=len(stale))
     loose = sorted(
         name
@@ -400,10 +401,8 @@ def _join(
         if prefix + weight_map.get(name, "") != path and name not in stale
     )
     if loose:
-        text = (
-            f"{len(loose)} stored tensors are not where the index says ({some(loose)}): a loader that globs takes them."
-        )
-        report("fault", "unindexed_tensors", text, tensors=loose[:20], count=len(loose))
+        text = f"{len(loose)} stored tensors are not where the index says ({listed(loose)}): a loader that globs takes "
+        report("fault", "unindexed_tensors", f"{text}them.", tensors=loose[:20], count=len(loose))
     return tensors
 
 
@@ -482,7 +481,7 @@ def _named(declared: Declaration, naming: Naming, report: Any) -> Declaration:
         why = f": the tensors carry {naming.prefix!r} in front and the layers do not" if other and naming.prefix else ""
         text = (
             f"{len(lost)} of {len(declared.layers)} layers that {declared.origin} declares name no tensor "
-            f"({some(lost)}){why}. A loader leaves their bytes as they are."
+            f"({listed(lost)}){why}. A loader leaves their bytes as they are."
         )
         remedy = "write the layers under the names that the tensors have"
         report("fault", "layers_unmatched", text, remedy, layers=lost[:20], count=len(lost), prefix=naming.prefix)
@@ -504,7 +503,7 @@ def _hold_together(declarations: list[Declaration], report: Any) -> None:
             )
             report("fault", "declarations_differ", f"{text}: which one counts depends on the runtime.")
         elif first.ignore and other.ignore and set(first.ignore) != set(other.ignore):
-            odd = some(sorted(set(first.ignore) ^ set(other.ignore)))
+            odd = listed(sorted(set(first.ignore) ^ set(other.ignore)))
             text = f"the ignore lists of {first.origin} and {other.origin} differ in {odd}"
             report("warning", "declarations_differ", f"{text}: which one counts depends on the runtime.")
 

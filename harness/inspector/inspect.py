@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from harness.definitions.case import Case, Loader
+from harness.definitions.case import Loader
 from harness.formats.errors import InspectionInterruptedError, SourceError
 from harness.formats.modules import group
 from harness.inspector.assemble import Assembly, Ref, assemble
@@ -190,22 +190,6 @@ def _options(arguments: Asked) -> Options:
         arguments.get("full", False),
         dict(arguments.get("expected") or {}),
         arguments.get("base") is not None,
-    )
-
-
-def inspect_case(case: Case, *, root: Path | None = None, full: bool = False) -> InspectionReport:
-    """Run stage 1 of a case: inspect its checkpoint with its overrides, contracts, loader options and environment."""
-    return inspect_checkpoint(
-        case.model,
-        base=case.base,
-        transformer=case.transformer,
-        transformer_2=case.transformer_2,
-        contracts=case.contracts,
-        loader=case.loader,
-        env=case.env,
-        expected=case.quantization.model_dump(),
-        full=full,
-        root=root,
     )
 
 

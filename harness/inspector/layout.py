@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from harness.formats.errors import BadReferenceError
 from harness.formats.file_types import PICKLES
-from harness.inspector.findings import some
 from harness.inspector.index import WEIGHT_FILES
 from harness.inspector.parts import EXPERTS
 from harness.inspector.sources import Source
+from harness.text import listed
 
 HIGH = re.compile(r"(^|[^a-z])high([^a-z]|noise|$)", re.IGNORECASE)
 LOW = re.compile(r"(^|[^a-z])low([^a-z]|noise|$)", re.IGNORECASE)
@@ -103,7 +103,7 @@ def _place(source: Source, files: list[str]) -> Place:
     several = len(folders) > 1 or (len(plain) > 1 and not described)
     if several:
         raise BadReferenceError(
-            f"{len(files)} files could be the same transformer ({some(sorted(files))})",
+            f"{len(files)} files could be the same transformer ({listed(sorted(files))})",
             place=source.label,
             remedy=f"name one of them by its path: quantgate inspect {source.label}/{sorted(files)[0]}",
         )

@@ -14,10 +14,11 @@ from typing import Any
 from harness.formats.errors import HeaderError
 from harness.formats.file_types import SNIFF, sniff
 from harness.formats.header import TensorEntry, read_header
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import finding
 from harness.inspector.sources import Source
 from harness.reading import UnreadableError, parse_foreign, reason
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 EXPERTS = ("transformer", "transformer_2")
 WHOLE = ("vae", "text_encoder", "tokenizer", "scheduler")
@@ -153,7 +154,7 @@ class _Look:
             yield from self._with_weights()
         other = [path for path in self.files if not path.endswith((".json", ".safetensors"))]
         if other:
-            self.unread.append(f"{some(other)}: not looked at, no JSON and no safetensors")
+            self.unread.append(f"{listed(other)}: not looked at, no JSON and no safetensors")
 
     def _without_weights(self) -> Iterator[InspectionFinding]:
         expected = {"Scheduler": "scheduler_config.json", "Tokenizer": "tokenizer_config.json"}
@@ -192,7 +193,7 @@ class _Look:
             return
         lost = sorted({file for file in placed.values() if f"{self.name}/{file}" not in self.files})
         if lost:
-            yield self._finding("missing", f"{path} names {some(lost)}, and there is no such file.", path)
+            yield self._finding("missing", f"{path} names {listed(lost)}, and there is no such file.", path)
 
     def _header(self, path: str) -> Iterator[InspectionFinding]:
         size = self.source.files[path].size

@@ -13,12 +13,13 @@ from harness.formats.codecs import FLOAT_DTYPES
 from harness.formats.header import TensorEntry
 from harness.inspector.architectures import PIPELINES, channels_of, channels_wanted, misfits, unusual_boundary
 from harness.inspector.class_defaults import unread_keys, with_defaults
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import about, finding
 from harness.inspector.gather import compare, read_windows, windows
 from harness.inspector.index import Component
 from harness.inspector.parts import PartFiles, Parts
 from harness.inspector.sources import Source
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 SCALES = ("weight_scale", "scale_weight", "weight_scale_inv", "weight_scale_2", "SCB", "weight._scale")
 UNREAD = frozenset({
@@ -42,8 +43,8 @@ def unscaled(parts: Parts) -> Iterator[InspectionFinding]:
             yield finding(
                 "fault",
                 "component_unscaled",
-                f"{name}: {len(lost)} weights are stored in FP8 without a scale ({some(lost)}), and {name}/config.json "
-                "declares no quantization: a loader reads the codes as the weights.",
+                f"{name}: {len(lost)} weights are stored in FP8 without a scale ({listed(lost)}), and "
+                f"{name}/config.json declares no quantization: a loader reads the codes as the weights.",
                 tensor=lost[0],
                 evidence={"component": name, "tensors": lost[:20], "count": len(lost)},
                 next_command=f"take {name}/ from the base, or write its scales and quantization_config",
@@ -166,7 +167,7 @@ def _settings(name: str, present: PartFiles, anchor_files: PartFiles) -> Iterato
         yield finding(
             "warning" if soft else "fault",
             "component_differs",
-            f"{name}/{file}: {some(pairs)}: not the base's, so it draws something else.",
+            f"{name}/{file}: {listed(pairs)}: not the base's, so it draws something else.",
             evidence={"component": name, "file": file, "keys": keys[:20]},
             next_command=f"take {name}/ from the base, or name the base that it belongs to",
         )
@@ -238,7 +239,7 @@ def _weights(
     )
     twins = [(present.tensors[name], present.tensors[first]) for name, first in _second_names(present.tensors)]
     if differing_twins := [name for name, _ in _compare(source, source, twins, limit)]:
-        yield _differs(name, differing_twins, f"{some(differing_twins)} and the table that it is tied to differ")
+        yield _differs(name, differing_twins, f"{listed(differing_twins)} and the table that it is tied to differ")
     shapes = sorted(
         key
         for key in present.tensors.keys() & anchor_files.tensors
@@ -250,7 +251,7 @@ def _weights(
         (shapes, "have another shape than the base's"),
     ):
         if names:
-            yield _differs(name, names, f"{len(names)} tensors {text} ({some(names)})")
+            yield _differs(name, names, f"{len(names)} tensors {text} ({listed(names)})")
     pairs = [
         (present.tensors[key], anchor_files.tensors[key])
         for key in sorted(present.tensors.keys() & anchor_files.tensors)
@@ -265,7 +266,7 @@ def _weights(
         names = [item[0] for item in differing]
         worst = f"by up to {differing[0][1] * 100:.2g} %"
         yield _differs(
-            name, names, f"{len(names)} of {len(pairs)} tensors differ from the base's, {worst} ({some(names)})"
+            name, names, f"{len(names)} of {len(pairs)} tensors differ from the base's, {worst} ({listed(names)})"
         )
 
 
@@ -306,21 +307,20 @@ def added_settings(experts: Mapping[str, Component], base: Mapping[str, Componen
         added = sorted(key for key in new if key not in old and key not in UNREAD and new[key] is not None)
         changed = sorted(key for key in new.keys() & old.keys() - UNREAD if new[key] != old[key])
         if added:
-            yield finding(
-                "warning",
+            yield about(
                 "config_key_added",
-                f"{expert}: config.json has {some(added)}, which the base lacks: a runtime that reads them computes "
+                expert,
+                f"config.json has {listed(added)}, which the base lacks: a runtime that reads them computes "
                 "something else than the base does.",
-                expert=expert,
-                evidence={key: str(new[key])[:200] for key in added[:20]},
+                severity="warning",
+                **{key: str(new[key])[:200] for key in added[:20]},
             )
         if changed:
             pairs = [f"{key} {_short(new[key])} for {_short(old[key])}" for key in changed]
-            yield finding(
-                "fault",
+            yield about(
                 "config_differs",
-                f"{expert}: config.json has {some(pairs)}: another model than the base's.",
-                expert=expert,
-                evidence={"keys": changed[:20]},
+                expert,
+                f"config.json has {listed(pairs)}: another model than the base's.",
                 next_command=f"take the values of the base's {expert}/config.json",
+                keys=changed[:20],
             )

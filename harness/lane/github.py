@@ -16,6 +16,7 @@ from typing import Any
 from harness.errors import InfraError, InvalidCaseError
 from harness.inside import write_inside
 from harness.lane.summary import MARK
+from harness.markdown import COMMENT_CHARACTERS, bounded
 from harness.project import HERE
 from harness.reading import UnreadableError, parse_foreign, read_bytes
 
@@ -29,8 +30,6 @@ TESTS = "ci.yml"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
 MAX_PROPOSED = 1 << 30
 """Most bytes of one proposed file; the clip of a golden at full size takes 100 MB."""
-MAX_COMMENT = 60_000
-"""GitHub refuses a comment of more than 65,536 characters."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z")
 
 
@@ -54,10 +53,7 @@ def post_comment(repository: str, number: int, body: str) -> str:
         raise InvalidCaseError(f"{repository!r} is no owner/name", remedy="give --repo owner/name")
     if not body.startswith(MARK):
         body = f"{MARK}\n{body}"
-    if len(body) > MAX_COMMENT:
-        # at the end of a line, so that no row of a table and no character reference is cut in two
-        end = body.rfind("\n", MAX_COMMENT // 2, MAX_COMMENT)
-        body = body[: end if end > 0 else MAX_COMMENT] + "\n\nThe rest is in the job summary.\n"
+    body = bounded(body, COMMENT_CHARACTERS, "The rest is in the job summary.")
     comments = f"repos/{repository}/issues/{number}/comments"
     earlier = _comments(_gh(["api", "--paginate", "--slurp", comments]))
     own_comments = [

@@ -1,4 +1,7 @@
-"""Write the lane in Markdown for a reviewer: the job summary, and the single comment on the pull request."""
+"""Choose the sentences and rows of a lane's job summary, which is also its single comment on the pull request.
+
+`harness.report.markdown` does so for a run that was not planned; `harness.markdown` writes both.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Sequence
 from harness.lane.coverage import Change, Coverage
 from harness.lane.merge import Merged, MergedCase
 from harness.lane.plan import Plan
-from harness.markdown import neutral
+from harness.markdown import SUMMARY_BYTES, bounded, neutral, table
 from harness.outcomes import GREEN, SEVERITY
 from harness.records.base import Json
 
@@ -17,6 +20,7 @@ MARK = "<!-- quantgate lane -->"
 """First line of the comment; a later run finds the comment by it."""
 MAX_ROWS = 200
 MAX_CELL = 300
+_CUT = "This is cut: the rest is in the records and in the plan file."
 
 
 def plan_markdown(plan: Plan) -> str:
@@ -31,7 +35,7 @@ def plan_markdown(plan: Plan) -> str:
         "",
         *(f"- {_text(note)}" for note in plan.notes),
     ]
-    return "\n".join([*lines, "", *coverage_lines(plan.coverage)]).rstrip() + "\n"
+    return _joined([*lines, "", *coverage_lines(plan.coverage)])
 
 
 def lane_markdown(merged: Merged, plan: Plan) -> str:
@@ -51,15 +55,18 @@ def lane_markdown(merged: Merged, plan: Plan) -> str:
         key=lambda case: SEVERITY.index(case.outcome),
     )
     if red:
-        lines += ["| case | verdict | cause | what | shard |", "| --- | --- | --- | --- | --- |"]
-        lines += [_row(case, plan) for case in red[:MAX_ROWS]]
+        lines += table(("case", "verdict", "cause", "what", "shard"), [_row(case, plan) for case in red[:MAX_ROWS]])
         lines += [f"\n{len(red) - MAX_ROWS} more are in the records."] if len(red) > MAX_ROWS else []
         lines.append("")
     lines += coverage_lines(plan.coverage)
     lines += _longest(merged, plan)
     if merged.problems:
         lines += ["", "Problems while merging:", "", *(f"- {_text(text)}" for text in merged.problems[:MAX_ROWS])]
-    return "\n".join(lines).rstrip() + "\n"
+    return _joined(lines)
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return bounded("\n".join(lines).rstrip() + "\n", SUMMARY_BYTES, _CUT)
 
 
 def coverage_lines(coverage: Coverage | None) -> list[str]:
@@ -70,8 +77,8 @@ def coverage_lines(coverage: Coverage | None) -> list[str]:
         return [f"Coverage against {_text(coverage.against)}: no case, checkpoint, environment or limit changed.", ""]
     lines = [f"Coverage against {_text(coverage.against)}:", ""]
     if coverage.changes:
-        lines += ["| change | case | field | before | after | reason |", "| --- | --- | --- | --- | --- | --- |"]
-        lines += [_change(change) for change in coverage.changes[:MAX_ROWS]]
+        rows = [_change(change) for change in coverage.changes[:MAX_ROWS]]
+        lines += table(("change", "case", "field", "before", "after", "reason"), rows)
         more = len(coverage.changes) - MAX_ROWS
         lines += [f"\n{more} more changes are in the plan file."] if more > 0 else []
         lines.append("")
@@ -80,13 +87,13 @@ def coverage_lines(coverage: Coverage | None) -> list[str]:
     return [*lines, ""]
 
 
-def _row(case: MergedCase, plan: Plan) -> str:
+def _row(case: MergedCase, plan: Plan) -> list[str]:
     again = f" (attempt {case.attempt})" if case.attempt > 1 else ""
     shard = f"{case.shard}/{plan.shards}"
-    return _cells([case.case, case.outcome.value + again, case.cause, case.summary, shard])
+    return [_text(cell) for cell in (case.case, case.outcome.value + again, case.cause, case.summary, shard)]
 
 
-def _change(change: Change) -> str:
+def _change(change: Change) -> list[str]:
     label: str = change.kind
     if change.looser and change.kind == "limit":
         label = "limit loosened" if change.field else "limits removed"
@@ -95,7 +102,8 @@ def _change(change: Change) -> str:
     elif change.looser:
         label = f"{change.kind}, lets more through"
     reason = change.reason or ("NONE GIVEN" if change.kind == "removed" or change.looser else "")
-    return _cells([label, change.case, change.field, _json(change.before), _json(change.after), reason])
+    cells = (label, change.case, change.field, _json(change.before), _json(change.after), reason)
+    return [_text(cell) for cell in cells]
 
 
 def _longest(merged: Merged, plan: Plan) -> list[str]:
@@ -105,10 +113,6 @@ def _longest(merged: Merged, plan: Plan) -> list[str]:
     if not any(by_shard):
         return []
     return [f"Longest shard: {_minutes(max(by_shard))} of cases; planned {_minutes(plan.makespan)}."]
-
-
-def _cells(values: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_text, values)) + " |"
 
 
 def _json(value: Json) -> str:

@@ -1,7 +1,6 @@
-"""Write a run as GitHub Markdown: the job summary, and the comment that is updated on a pull request.
+"""Choose the sentences and rows of a run's job summary and of its comment on a pull request.
 
-``harness/lane/summary.py`` writes another text: the plan of a lane, and the coverage of its merged shards. This file
-has the verdicts and causes of a run that was not planned.
+`harness.lane.summary` does so for the plan and the merged shards of a lane; `harness.markdown` writes both.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from harness.markdown import code, fenced, neutral
+from harness.markdown import COMMENT_CHARACTERS, RESERVED, SUMMARY_BYTES, bounded, code, fenced, neutral, table
 from harness.outcomes import RULES
 from harness.records.case_record import CaseRecord
 from harness.report.bars import bars
@@ -19,11 +18,6 @@ from harness.report.overview_page import machines, sentence
 from harness.report.text import LABELS, case_commands, count_words, is_control, next_step, parts, plain
 from harness.report.times import perf_counts, perf_sentence
 
-SUMMARY_BYTES = 1024 * 1024
-"""Largest step summary in bytes; GitHub refuses a longer summary."""
-COMMENT_CHARACTERS = 65536
-"""Longest comment in characters; GitHub refuses a longer comment."""
-_ROOM = 400
 _TONES = {"good": "🟢", "bad": "🔴", "doubt": "🟡", "infra": "🟣"}
 _COMMENT_DETAILS = 10
 
@@ -80,7 +74,7 @@ def _unreadable(run: Run) -> list[str]:
 
 
 def _table(entries: tuple[Entry, ...]) -> list[str]:
-    rows = ["| verdict | case | what was found | nearest limit |", "|---|---|---|---|"]
+    rows: list[tuple[str, str, str, str]] = []
     for entry in entries:
         record = entry.record
         shown = LABELS[record.verdict.outcome]
@@ -90,8 +84,8 @@ def _table(entries: tuple[Entry, ...]) -> list[str]:
         gating = [bar for bar in bars(record) if bar.state in ("passed", "failed", "missing")]
         near = f"{neutral(gating[0].metric)} {neutral(gating[0].consumed)}" if gating else ""
         sentence = "; ".join(text for text in (record.verdict.summary, perf_sentence(record)) if text)
-        rows.append(f"| {word} | {code(record.case)} | {neutral(sentence)} | {near} |")
-    return rows
+        rows.append((word, code(record.case), neutral(sentence), near))
+    return table(("verdict", "case", "what was found", "nearest limit"), rows)
 
 
 def _details(record: CaseRecord) -> str:
@@ -124,12 +118,10 @@ def _changes(record: CaseRecord) -> Iterable[str]:
 def _fit(head: list[str], details: list[str], limit: int) -> str:
     """Join head and as many details as fit under ``limit`` bytes; a last line counts the details left out."""
     text = "\n".join(head).rstrip() + "\n\n"
-    if len(text.encode()) > limit - _ROOM:
-        # cut at the end of a line, so that no tag or character reference is cut in two
-        whole = text.encode()[: limit - _ROOM].decode("utf-8", errors="ignore")
-        return whole[: whole.rfind("\n") + 1] + "\nThis is cut: the rest is in the report.\n"
+    if len(text.encode()) > limit - RESERVED:
+        return bounded(text, limit, "This is cut: the rest is in the report.")
     for place, detail in enumerate(details):
-        if len((text + detail).encode()) > limit - _ROOM:
+        if len((text + detail).encode()) > limit - RESERVED:
             return text + f"\n{len(details) - place} more cases are in the report.\n"
         text += detail + "\n"
     return text

@@ -156,7 +156,9 @@ def interpreter_of(runtime: str, named: Mapping[str, str]) -> Path | None:
     return find(parse_runtime(runtime), named).python if runtime else None
 
 
-def install(name: RuntimeVersion, kind: str, say: Callable[[str], None], installer: Installer = "pip") -> Environment:
+def install(
+    name: RuntimeVersion, kind: str, report_line: Callable[[str], None], installer: Installer = "pip"
+) -> Environment:
     """Make the environment of one version, or return it if it exists.
 
     An interrupted installation is made again: only a finished environment has ``ready.txt``.
@@ -164,7 +166,7 @@ def install(name: RuntimeVersion, kind: str, say: Callable[[str], None], install
     Args:
         name: runtime and version.
         kind: ``cpu`` or ``cuda``.
-        say: called with a line per step.
+        report_line: called with a line per step.
         installer: the program that installs packages. ``uv`` reads its own settings of indexes, not those of pip.
 
     Raises:
@@ -175,13 +177,13 @@ def install(name: RuntimeVersion, kind: str, say: Callable[[str], None], install
         raise InvalidCaseError(f"{name.runtime} cannot be installed by name", remedy=f"known: {', '.join(INSTALLABLE)}")
     place = place_of(name, kind)
     if (place / READY).exists():
-        say(f"{name} is installed in {place}")
+        report_line(f"{name} is installed in {place}")
         return find(name)
     adding = _adding(installer)
     shutil.rmtree(place, ignore_errors=True)  # remains of an interrupted installation
     place.parent.mkdir(parents=True, exist_ok=True)
-    shared = _shared(name.runtime, kind, say, adding) if kind == "cpu" else None
-    say(f"2 of 3: the package {name}")
+    shared = _shared(name.runtime, kind, report_line, adding) if kind == "cpu" else None
+    report_line(f"2 of 3: the package {name}")
     _run([sys.executable, "-m", "venv", *([] if shared is None else ["--without-pip"]), str(place)])
     site = next((place / "lib").glob("python*")) / "site-packages"
     distribution = f"{INSTALLABLE[name.runtime]}=={name.version}"
@@ -193,7 +195,7 @@ def install(name: RuntimeVersion, kind: str, say: Callable[[str], None], install
         (site / "shared.pth").write_text(
             f"{next((shared / 'lib').glob('python*')) / 'site-packages'}\n", encoding="utf-8"
         )
-    say("3 of 3: importing it once")
+    report_line("3 of 3: importing it once")
     _run(
         [
             str(place / "bin" / "python"),
@@ -219,7 +221,7 @@ def _adding(installer: Installer) -> Callable[[Path], list[str]]:
     return lambda place: [program, "pip", "install", "--quiet", "--python", str(place / "bin" / "python")]
 
 
-def _shared(runtime: str, kind: str, say: Callable[[str], None], adding: Callable[[Path], list[str]]) -> Path:
+def _shared(runtime: str, kind: str, report_line: Callable[[str], None], adding: Callable[[Path], list[str]]) -> Path:
     """Make or return the environment of dependencies that all versions of a runtime share.
 
     Its folder is named by the digest of the pins, so that changed pins get a new environment.
@@ -227,9 +229,9 @@ def _shared(runtime: str, kind: str, say: Callable[[str], None], adding: Callabl
     text = pins(runtime, kind)
     place = cache_folder() / f"{runtime}-dependencies-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if (place / READY).exists():
-        say(f"1 of 3: the dependencies are there ({place})")
+        report_line(f"1 of 3: the dependencies are there ({place})")
         return place
-    say(f"1 of 3: {len(text.splitlines())} dependencies of {runtime}, once for all its versions (about 3 GB)")
+    report_line(f"1 of 3: {len(text.splitlines())} dependencies of {runtime}, once for all its versions (about 3 GB)")
     shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)
     _run([sys.executable, "-m", "venv", str(place)])

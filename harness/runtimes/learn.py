@@ -27,7 +27,7 @@ from harness.inspector.contracts.predict import Declared, predict
 from harness.reading import as_json
 from harness.records.temporary import scratch_folder
 from harness.runtimes.environments import Environment, RuntimeVersion
-from harness.runtimes.kinds import Kind, all_kinds, base_kind, write_kind
+from harness.runtimes.kinds import Kind, base_kind, write_kind
 from harness.runtimes.outcomes import Outcome, declared_of, predicted_outcome, real_outcome
 from harness.runtimes.repositories import (
     Repository,
@@ -69,7 +69,7 @@ class Answers:
 def ask(
     environment: Environment,
     kinds: Sequence[Kind],
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     asked: Sequence[Repository] = (),
 ) -> Answers:
     """Write the kinds to a temporary folder and run the reader over them in the runtime's environment.
@@ -78,13 +78,13 @@ def ask(
         environment: environment of the runtime.
         kinds: the checkpoints to load.
         asked: repositories whose schedule is asked for.
-        say: called with a line per step and per twenty checkpoints.
+        report_line: called with a line per step and per twenty checkpoints.
 
     Raises:
         InfraError: the runtime cannot be imported, or did not end in time.
     """
     with scratch_folder("quantgate-learn-") as folder:
-        say(f"writing {len(kinds)} checkpoints")
+        report_line(f"writing {len(kinds)} checkpoints")
         write_kind(base_kind(), folder / "base")
         jobs: list[dict[str, str | None]] = [
             {"name": kind.name, "folder": str(write_kind(kind, folder / kind.name)), "role": kind.role}
@@ -101,7 +101,7 @@ def ask(
         ]
         (folder / "jobs.json").write_text(json.dumps({"base": str(folder / "base"), "checkpoints": jobs}))
         answers = folder / "answers.jsonl"
-        _read(environment, folder / "jobs.json", answers, len(jobs), say)
+        _read(environment, folder / "jobs.json", answers, len(jobs), report_line)
         by_name = {row["name"]: row for row in map(json.loads, answers.read_text(encoding="utf-8").splitlines())}
         rows = []
         for kind in kinds:
@@ -112,13 +112,13 @@ def ask(
     return Answers(environment.name, tuple(rows), by_name.get("_runtime", {}), sampling)
 
 
-def _read(environment: Environment, jobs: Path, answers: Path, count: int, say: Callable[[str], None]) -> None:
+def _read(environment: Environment, jobs: Path, answers: Path, count: int, report_line: Callable[[str], None]) -> None:
     variables = {
         key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     }
     variables |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     for _ in range(RESTARTS + 1):
-        say(f"starting {environment.name} ({environment.python})")
+        report_line(f"starting {environment.name} ({environment.python})")
         last: list[str] = []
         with subprocess.Popen(
             [str(environment.python), str(READER), str(jobs), str(answers)],
@@ -133,7 +133,7 @@ def _read(environment: Environment, jobs: Path, answers: Path, count: int, say: 
                     if not (head.isdigit() and " of " in line):
                         last = [*last[-4:], line.strip()]
                     elif int(head) % 20 == 0 or int(head) == count:
-                        say(f"{head} of {count} checkpoints")
+                        report_line(f"{head} of {count} checkpoints")
                 code = process.wait()
             finally:
                 timed_out = not watchdog.is_alive()
@@ -270,23 +270,6 @@ def _with(body: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, 
         at = at[key]
     at[path[-1]] = {**at[path[-1]], **value} if isinstance(value, dict) else value
     return copy
-
-
-def learn(
-    environment: Environment, say: Callable[[str], None], root: Path | None = None
-) -> tuple[ContractFile, Answers]:
-    """Run a runtime's loader over all kinds and return its contract with the outcomes.
-
-    Args:
-        environment: environment of the runtime.
-        say: called with a line per step.
-        root: a project, whose own contracts are candidates to start from.
-
-    Raises:
-        InfraError: the runtime could not be run.
-    """
-    answers = ask(environment, all_kinds(), say, repositories())
-    return contract_of(answers, environment, root), answers
 
 
 def contract_of(answers: Answers, environment: Environment, root: Path | None = None) -> ContractFile:

@@ -298,17 +298,17 @@ REPOSITORIES = (
 
 def registry() -> dict[str, Any]:
     """Return, per repository name or path: pipeline configuration, flow shift, boundary and guidance scales."""
-    from sglang.multimodal_gen import registry as known
+    from sglang.multimodal_gen import registry as sglang_registry
 
-    for name in ("maybe_download_model_index",):
-        if hasattr(known, name):
-            setattr(known, name, lambda path, *args, **kwargs: {"_class_name": "WanPipeline"})
-    if hasattr(known, "get_non_diffusers_pipeline_name"):
-        known.get_non_diffusers_pipeline_name = lambda path, *args, **kwargs: None
+    # both ask the hub for files of the repository; the reader answers from the names alone
+    replies = {"maybe_download_model_index": {"_class_name": "WanPipeline"}, "get_non_diffusers_pipeline_name": None}
+    for function, reply in replies.items():
+        if hasattr(sglang_registry, function):
+            setattr(sglang_registry, function, lambda path, *args, reply=reply, **kwargs: reply)
     rows: dict[str, Any] = {}
     for name in REPOSITORIES:
         try:
-            info = known._get_config_info(name)
+            info = sglang_registry._get_config_info(name)
             pipeline = info.pipeline_config_cls()
             sampling = info.sampling_param_cls()
             rows[name] = {

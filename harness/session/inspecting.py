@@ -11,6 +11,7 @@ from typing import TypeVar
 from harness.definitions.case import Case, CheckpointRef
 from harness.engine.resolve import hub_is_offline, resolve_cached, resolve_checkpoint
 from harness.engine.stamps import Stamps, stamps_of
+from harness.inspector.inspect import Asked
 from harness.records.base import Record
 from harness.records.inspection import CheckpointComparison, InspectionReport
 from harness.session.contents import Contents
@@ -86,18 +87,20 @@ def inspect(case: Case, root: Path, paths: Mapping[str, Path]) -> InspectionRepo
     """
     from harness.inspector.proofs import inspect_once
 
-    report = inspect_once(
-        paths["model"],
-        base=base_of(case, root),
-        transformer=paths.get("transformer"),
-        transformer_2=paths.get("transformer_2"),
-        contracts=deployed_to(case),
-        loader=None if case.runtime else case.loader,
-        env=case.env,
-        expected=case.quantization.model_dump(),
-        root=root,
-    )
-    return without_root(report, root)
+    experts: Asked = {"transformer": paths.get("transformer"), "transformer_2": paths.get("transformer_2")}
+    around: Asked = {"base": base_of(case, root), "root": root}
+    return without_root(inspect_once(paths["model"], **(experts | around | settings_of(case))), root)
+
+
+def settings_of(case: Case) -> Asked:
+    """Return the settings of a case's inspection that its fields state, beside the checkpoints."""
+    return {
+        "contracts": deployed_to(case),
+        # another runtime reads the bytes by its own rules, which its contract states
+        "loader": None if case.runtime else case.loader,
+        "env": case.env,
+        "expected": case.quantization.model_dump(),
+    }
 
 
 def deployed_to(case: Case) -> tuple[str, ...]:

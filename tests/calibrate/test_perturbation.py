@@ -31,7 +31,7 @@ def test_instruction_sets_that_are_not_there_are_not_planned() -> None:
 
 def _plan(said: list[str]) -> Any:
     """The plan of a regeneration, as far as a single run needs it."""
-    return SimpleNamespace(say=said.append, begin=lambda _: None)
+    return SimpleNamespace(report_line=said.append, begin=lambda _: None)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.INVALID_CASE, Outcome.INFRA, Outcome.REGRESSION])

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from benchmarks.corpus.edit import Edit
 from benchmarks.corpus.mutations import nibbles
 from harness.cli.app import main
-from harness.cli.inspect import inspect_command, lock_command
+from harness.cli.inspect import Options, inspect, lock_cases, question
 from harness.definitions.case import Case, CheckpointRef
+from harness.errors import InvalidCaseError
 from harness.formats.errors import SourceError
 from harness.inspector import identity
 from harness.inspector.compare import compare_checkpoints
@@ -32,16 +33,25 @@ def case(folder: Path, name: str = "one") -> Case:
     return make_case(id=name, model={"path": str(folder)}, sampling={"num_frames": 17})
 
 
-def test_exit_codes_by_class(exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_codes_by_class(exports: Path, tmp_path: Path) -> None:
     edit = Edit(exports / "nvfp4", tmp_path / "bad")
     nibbles(edit, "layer")
     base = str(exports / "base")
-    assert inspect_command(str(exports / "nvfp4"), base=base) == 0
-    assert inspect_command(str(edit.folder), base=base) == 11
-    assert inspect_command(str(exports / "nvfp4")) == 13
-    assert inspect_command(str(tmp_path / "nothing")) == 17
-    assert inspect_command(str(exports / "nvfp4"), contracts=["vllm==1"]) == 17
-    assert "no such folder" in capsys.readouterr().err
+    assert inspect(str(exports / "nvfp4"), base=base) == 0
+    assert inspect(str(edit.folder), base=base) == 11
+    assert inspect(str(exports / "nvfp4")) == 13
+    with pytest.raises(InvalidCaseError, match="no such folder"):
+        inspect(str(tmp_path / "nothing"))
+    with pytest.raises(InvalidCaseError, match="no contract of the runtime 'vllm'"):
+        inspect(str(exports / "nvfp4"), contract=["vllm==1"])
+
+
+def test_a_case_of_another_runtime_is_compared_with_its_contract_and_not_with_the_own_loader() -> None:
+    question_of_case = question(Options(), make_case(backend="sglang", runtime="sglang==0.5.12"))[1]
+    assert (question_of_case["contracts"], question_of_case["loader"]) == (("sglang==0.5.12",), None)
+    diffusers = make_case(contracts=["sglang==0.5.13"])
+    question_of_case = question(Options(), diffusers)[1]
+    assert (question_of_case["contracts"], question_of_case["loader"]) == (("sglang==0.5.13",), diffusers.loader)
 
 
 def test_an_error_shows_neither_a_secret_nor_control_characters(
@@ -49,8 +59,11 @@ def test_an_error_shows_neither_a_secret_nor_control_characters(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", token := "not-a-real-token-of-anyone")
     absent = tmp_path / f"\x1b[31m{token}"
-    assert inspect_command(str(absent)) == 17
-    assert lock_command([], absent, check=True) == 17
+    for command in (["inspect", str(absent)], ["lock", "--check", "--root", str(absent)]):
+        monkeypatch.setattr(sys, "argv", ["quantgate", *command])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 17
     err = capsys.readouterr().err
     assert err.count("error: ") == 2
     assert token not in err
@@ -59,7 +72,7 @@ def test_an_error_shows_neither_a_secret_nor_control_characters(
 
 def test_json_is_the_record(exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "report.json"
-    inspect_command(str(exports / "fp8"), base=str(exports / "base"), as_json=True, output=out)
+    inspect(str(exports / "fp8"), base=str(exports / "base"), as_json=True, out=out)
     printed = InspectionReport.model_validate_json(capsys.readouterr().out)
     assert printed == InspectionReport.read(out)
     assert {layer.format for layer in printed.layers} == {"fp8", "bf16", "fp32"}
@@ -67,7 +80,7 @@ def test_json_is_the_record(exports: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_table_names_finding_and_remedy(exports: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    inspect_command(str(exports / "nvfp4"), base=str(exports / "base"), contracts=["sglang==0.5.12"], layers=True)
+    inspect(str(exports / "nvfp4"), base=str(exports / "base"), contract=["sglang==0.5.12"], layers=True)
     text = capsys.readouterr().out
     assert "fault nibble_order" in text
     assert "swap_weight_nibbles: false" in text
@@ -84,7 +97,7 @@ def test_comparison_says_what_a_switch_changes(exports: Path, capsys: pytest.Cap
     assert fields[("transformer", "declared reading")] == ("low_first/linear", None)
     assert compare_checkpoints(exports / "fp8", exports / "fp8").changes == ()
     assert len(compare_checkpoints(exports / "fp8", exports / "fp8").identical_files) == 4
-    assert inspect_command(str(exports / "nvfp4"), against=str(exports / "fp8")) == 0
+    assert inspect(str(exports / "nvfp4"), against=str(exports / "fp8")) == 0
     assert "nvfp4" in capsys.readouterr().out
 
 
@@ -94,16 +107,18 @@ def test_lock_fails_when_a_checkpoint_changes(
     edit = Edit(exports / "nvfp4", tmp_path / "made")
     edit.own("transformer")
     file, cases = tmp_path / LOCK_NAME, [case(edit.folder)]
-    assert lock_command(cases, file, check=True) == 17
-    assert lock_command(cases, file) == 0
-    assert lock_command(cases, file, check=True) == 0
+    with pytest.raises(InvalidCaseError, match="there is no lock"):
+        lock_cases(cases, file, check=True)
+    assert lock_cases(cases, file) == 0
+    assert lock_cases(cases, file, check=True) == 0
     nibbles(edit, "layer")
-    assert lock_command(cases, file, check=True) == 17
+    assert lock_cases(cases, file, check=True) == 17
     assert "transformer/diffusion_pytorch_model.safetensors has another digest" in capsys.readouterr().out
-    assert lock_command([*cases, case(exports / "fp8", "two")], file, check=True) == 17
-    assert lock_command([], file, check=True) == 17
+    assert lock_cases([*cases, case(exports / "fp8", "two")], file, check=True) == 17
+    assert lock_cases([], file, check=True) == 17
     file.write_text("{}", encoding="utf-8")
-    assert lock_command(cases, file, check=True) == 17
+    with pytest.raises(InvalidCaseError, match="not a checkpoint lock"):
+        lock_cases(cases, file, check=True)
 
 
 def test_a_checkpoint_that_is_stored_otherwise_agrees_with_its_lock(
@@ -112,16 +127,16 @@ def test_a_checkpoint_that_is_stored_otherwise_agrees_with_its_lock(
     edit = Edit(exports / "nvfp4", tmp_path / "made")
     edit.own("transformer")
     file, cases = tmp_path / LOCK_NAME, [case(edit.folder)]
-    assert lock_command(cases, file) == 0
+    assert lock_cases(cases, file) == 0
     path = edit.folder / "transformer" / "diffusion_pytorch_model.safetensors"
     save_file(load_file(path), path, metadata={"format": "pt", "note": "written again"})
-    assert lock_command(cases, file, check=True) == 0
+    assert lock_cases(cases, file, check=True) == 0
     old = CheckpointLock.read(file).model_dump()
     for roles in old["cases"].values():  # a lock that was made without the files on this machine
         for role in roles.values():
             del role["contents"]
     file.write_text(json.dumps(old), encoding="utf-8")
-    assert lock_command(cases, file, check=True) == 17
+    assert lock_cases(cases, file, check=True) == 17
     assert "transformer/diffusion_pytorch_model.safetensors has another digest" in capsys.readouterr().out
 
 
@@ -165,9 +180,9 @@ def test_with_a_base_the_comparison_proves_the_nibble_order(tmp_path: Path, caps
     from tiny.export import WEIGHTS, export
 
     low, high = (str(export(name, tmp_path)) for name in ("nvfp4-override", "nvfp4-preswapped-override"))
-    assert inspect_command(low, against=high) == 0
+    assert inspect(low, against=high) == 0
     assert "proven reading" not in capsys.readouterr().out
-    assert inspect_command(low, against=high, base=str(WEIGHTS)) == 0
+    assert inspect(low, against=high, base=str(WEIGHTS)) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "proven reading" in line]
     assert row.split() == ["transformer", "proven", "reading", "low_first/linear", "high_first/linear"]
 
@@ -196,7 +211,7 @@ cases:
 """
 
 
-def inspect(project: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def run_inspect(project: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.chdir(project)
     monkeypatch.setattr(sys, "argv", ["quantgate", "inspect", *arguments])
     with pytest.raises(SystemExit) as ended:
@@ -237,7 +252,7 @@ def test_what_is_given_beside_a_case_is_looked_at(
     code: int,
     said: str,
 ) -> None:
-    assert inspect(project, monkeypatch, "--case", "one", *arguments) == code
+    assert run_inspect(project, monkeypatch, "--case", "one", *arguments) == code
     told = capsys.readouterr()
     assert said in told.out + told.err
 
@@ -245,10 +260,10 @@ def test_what_is_given_beside_a_case_is_looked_at(
 def test_a_model_that_the_overrides_of_a_case_hide_is_not_called_clean(
     project: Path, damaged: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert inspect(project, monkeypatch, "damaged", "--case", "over") == 17
+    assert run_inspect(project, monkeypatch, "damaged", "--case", "over") == 17
     assert "add --transformer none" in capsys.readouterr().err
-    assert inspect(project, monkeypatch, "damaged", "--case", "over", "--transformer", "none") == 11
-    assert inspect(project, monkeypatch, "--case", "over") == 0
+    assert run_inspect(project, monkeypatch, "damaged", "--case", "over", "--transformer", "none") == 11
+    assert run_inspect(project, monkeypatch, "--case", "over") == 0
 
 
 @pytest.mark.parametrize(
@@ -269,7 +284,7 @@ def test_a_mistyped_option_is_told_without_the_network(
     code: int,
     said: str,
 ) -> None:
-    assert inspect(project, monkeypatch, *arguments) == code
+    assert run_inspect(project, monkeypatch, *arguments) == code
     told = capsys.readouterr()
     assert said in told.err
     assert "network" not in told.err
@@ -278,7 +293,7 @@ def test_a_mistyped_option_is_told_without_the_network(
 def test_a_name_that_could_be_a_folder_gets_the_hint_for_folders(
     hub: Any, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert inspect(project, monkeypatch, "nvfp4/transfomer") == 17
+    assert run_inspect(project, monkeypatch, "nvfp4/transfomer") == 17
     assert "if a folder is meant, write ./nvfp4/transformer; if it is on the hub" in capsys.readouterr().err
 
 

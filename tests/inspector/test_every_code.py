@@ -14,7 +14,7 @@ from harness.inspector.checks import CHECKS, check, registration
 from harness.inspector.checks.__main__ import main
 from harness.inspector.checks.registry import all_codes, cause_codes, codes_are_current
 from harness.inspector.context import Context
-from harness.inspector.findings import finding
+from harness.inspector.findings import about, finding
 from harness.records.inspection import InspectionFinding
 
 HERE = Path(__file__).parent
@@ -40,6 +40,17 @@ def test_an_undeclared_code_fails_in_tests() -> None:
     with pytest.raises(ValueError, match="'no_such_code' is among the codes of no check"):
         finding("fault", "no_such_code", "text")
     assert finding("fault", "nibble_order", "text").code == "nibble_order"
+
+
+def test_a_finding_about_linears_and_one_about_tensors() -> None:
+    names = [f"blocks.{number}.ffn" for number in range(30)]
+    linears = about("nibble_order", "transformer", "30 Linears.", linears=names, severity="warning", proven="low_first")
+    assert (linears.message, linears.severity) == ("transformer: 30 Linears.", "warning")
+    assert (linears.module, linears.tensor, linears.expert) == (names[0], "", "transformer")
+    assert linears.evidence == {"proven": "low_first", "modules": names[:20], "count": 30}
+    tensors = about("nibble_order", "transformer", "text", tensors=names[:2], first=names[1])
+    assert (tensors.module, tensors.tensor, tensors.severity) == ("", names[1], "fault")
+    assert tensors.evidence == {"tensors": names[:2], "count": 2}
 
 
 def test_a_check_registers_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,17 +206,20 @@ def test_junit_of_a_retried_case_is_one_test_and_bombs_are_refused(tmp_path: Pat
     assert 'tests="2" failures="1"' in text  # the failing one of the two stays
 
 
-def test_the_command_prints_appends_and_exits(tmp_path: Path, plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_appends_and_exits(
+    tmp_path: Path, plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "step"))
     plan = plan.model_copy(update={"id": plan.digest()})
     left = write(tmp_path / "one", *(record(name, plan=plan.id) for name in CASES))
     plan.write(tmp_path / "plan.json")
     history = tmp_path / "history" / "history.json"
-    arguments: dict[str, Any] = {"plan_file": tmp_path / "plan.json", "history": history}
-    code = lane.merge(folders=[left, tmp_path / "absent"], out=tmp_path / "out", summary=tmp_path / "step", **arguments)
+    arguments: dict[str, Any] = {"plan": tmp_path / "plan.json", "history": history}
+    code = lane.merge_command(folders=[left, tmp_path / "absent"], out=tmp_path / "out", github=True, **arguments)
     assert code == 0
     assert "3 planned, 0 without a result; exit code 0" in capsys.readouterr().out
     assert (tmp_path / "step").read_text() == (tmp_path / "out/summary.md").read_text()
-    lane.merge(folders=[left], out=tmp_path / "again", **arguments)
+    lane.merge_command(folders=[left], out=tmp_path / "again", **arguments)
     assert History.read(history).runners["b200"]["a"].seconds == (30, 30)
 
 

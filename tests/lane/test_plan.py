@@ -319,7 +319,7 @@ def branch(project: Project) -> Project:
 def plan_it(project: Project, capsys: pytest.CaptureFixture[str], against: str = "main") -> tuple[int, Plan, str]:
     """Plan the project; exit code, plan, and what was said to standard error."""
     out = project.root / "plan.json"
-    code = lane.plan(root=project.root, runner="b200", shards=2, out=out, against=against)
+    code = lane.plan_command(root=project.root, runner="b200", shards=2, out=out, against=against)
     captured = capsys.readouterr()
     assert json.loads(captured.out)["include"]
     return code, Plan.read(out), captured.err
@@ -488,14 +488,14 @@ def test_a_base_without_cases_adds_all(project: Project, capsys: pytest.CaptureF
 @pytest.mark.parametrize("reference", ["nowhere", "--output=x"])
 def test_a_base_that_is_no_commit(branch: Project, reference: str) -> None:
     with pytest.raises(InvalidCaseError, match="no commit"):
-        lane.plan(root=branch.root, runner="b200", shards=1, out=branch.root / "p.json", against=reference)
+        lane.plan_command(root=branch.root, runner="b200", shards=1, out=branch.root / "p.json", against=reference)
 
 
 def test_an_unknown_runner_and_no_shards(branch: Project) -> None:
     with pytest.raises(InvalidCaseError, match="b300"):
-        lane.plan(root=branch.root, runner="b300", shards=1)
+        lane.plan_command(root=branch.root, runner="b300", shards=1)
     with pytest.raises(InvalidCaseError, match="at least 1"):
-        lane.plan(root=branch.root, runner="b200", shards=0)
+        lane.plan_command(root=branch.root, runner="b200", shards=0)
 
 
 def test_the_digest_of_a_request_is_that_of_the_whole_case() -> None:

@@ -482,12 +482,12 @@ def test_the_command_prints_and_fails(
     for path in (root / ".github/workflows").glob("*.yml"):
         path.write_text(re.sub(r"uses: \./(\S+lane.yml).*", r"uses: acme/gate/\1@main", path.read_text()))
     _fake(tmp_path, monkeypatch, _sound())
-    assert lane.doctor_of_lane(root=root, runner="b200", repository="acme/gate") == 0
+    assert lane.doctor_command(root=root, runner="b200", repo="acme/gate", lane=True) == 0
     answers = _sound()
     answers[f"{REPO}/actions/permissions/workflow"]["default_workflow_permissions"] = "write"
     _fake(tmp_path, monkeypatch, answers)
     capsys.readouterr()
-    assert lane.doctor_of_lane(root=root, runner="b200", repository="acme/gate", out=tmp_path / "o.json") == 18
+    assert lane.doctor_command(root=root, runner="b200", repo="acme/gate", lane=True, out=tmp_path / "o.json") == 18
     assert "next: gh api --method PUT" in capsys.readouterr().out
     assert json.loads((tmp_path / "o.json").read_text())["runner"] == "b200"
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from harness.cli.report import Format, report
+from harness.markdown import COMMENT_CHARACTERS, code, fenced, neutral
 from harness.outcomes import RULES, Outcome
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import Verdict
 from harness.report.load import load_run
-from harness.report.markdown import COMMENT_CHARACTERS, code, comment, fenced, job_summary, neutral
+from harness.report.markdown import comment, job_summary
 
 
 def parse(text: str) -> ET.Element:

@@ -30,7 +30,7 @@ ORIGIN_DIGITS = 16
 _SAME_ENOUGH = 4
 """Repeats with the same pixels after which no more are made. A runtime that picks one of two results by chance shows
 both within the ordinary runs and four repeats in all but one of 100 regenerations."""
-Say = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 NOISES: tuple[tuple[str, dict[str, Json]], ...] = (
     ("ulp-initial", {"initial": True, "between": False}),
@@ -57,15 +57,15 @@ def noisy_runs(
     case: Case,
     origin: str,
     count: int,
-    say: Say,
+    report_line: ReportLine,
     first_seed: int = 1,
-    begin: Say = lambda _label: None,
+    begin: ReportLine = lambda _label: None,
 ) -> tuple[Run, ...]:
     """Make ``count`` disturbed runs of a case in one process, with each of ``NOISES`` in turn.
 
     If the backend, or the case's program, cannot disturb a generation, the unchanged case is repeated instead, and
-    ``say`` gets a line about it. Complete runs on disk with the same ``origin`` (digest of all inputs of the case's
-    run) are read.
+    ``report_line`` gets a line about it. Complete runs on disk with the same ``origin`` (digest of all inputs of the
+    case's run) are read.
 
     Raises:
         QuantgateError: the engine failed.
@@ -82,14 +82,14 @@ def noisy_runs(
             try:
                 run = _disturbed(engine, case, root / f"{name}-{seed}", noise)
             except InvalidCaseError as error:
-                say(f"{case.id}: no disturbed runs, repeats instead: {error.message}")
-                return _repeats(engine, case, root, count, say)
+                report_line(f"{case.id}: no disturbed runs, repeats instead: {error.message}")
+                return _repeats(engine, case, root, count, report_line)
             runs.append(Run(f"{name}-{seed}", run))
-            say(f"{case.id}: {name}-{seed}")
+            report_line(f"{case.id}: {name}-{seed}")
     return tuple(runs)
 
 
-def _repeats(engine: _Engine, case: Case, root: Path, count: int, say: Say) -> tuple[Run, ...]:
+def _repeats(engine: _Engine, case: Case, root: Path, count: int, report_line: ReportLine) -> tuple[Run, ...]:
     """Repeat the unchanged case, to measure the distance between healthy runs of one request.
 
     Stops after `_SAME_ENOUGH` repeats with the same pixels: further repeats would be bit-exact and measure no noise.
@@ -104,9 +104,9 @@ def _repeats(engine: _Engine, case: Case, root: Path, count: int, say: Say) -> t
             except InvalidCaseError:  # The engine itself is refused; the ordinary runs report it.
                 return tuple(runs)
         runs.append(Run(f"repeat-{index}", clip, repeat=folder))
-        say(f"{case.id}: repeat-{index}")
+        report_line(f"{case.id}: repeat-{index}")
         if index == _SAME_ENOUGH and len({run.clip.digest for run in runs}) == 1:
-            say(f"{case.id}: {index} repeats are bit-exact, so no more are made; they measure no noise")
+            report_line(f"{case.id}: {index} repeats are bit-exact, so no more are made; they measure no noise")
             break
     return tuple(runs)
 
@@ -124,15 +124,15 @@ def broken_runs(
     context: SessionContext,
     case: Case,
     origin: str,
-    say: Say,
+    report_line: ReportLine,
     faults: tuple[WeightFault, ...] | None = None,
     strengths: tuple[float, ...] = STRENGTHS,
-    begin: Say = lambda _label: None,
+    begin: ReportLine = lambda _label: None,
 ) -> tuple[Run, ...]:
     """Generate with every fault that the case's checkpoint can have, at every strength, from broken copies.
 
     Faults that do not apply to its formats are skipped. If the engine refuses to load a copy, the fault needs no limit
-    to be detected; if the engine fails, the run gives no sample. ``say`` gets a line about both. The copies are
+    to be detected; if the engine fails, the run gives no sample. ``report_line`` gets a line about both. The copies are
     deleted. Complete runs on disk with the same ``origin`` are read.
 
     Raises:
@@ -156,11 +156,11 @@ def broken_runs(
                         if getattr(error, "code", "") != "nothing_to_break":
                             refused = isinstance(error, CheckpointFaultError)
                             why = "needs no limit, it does not load" if refused else "could not be run and is left out"
-                            say(f"{case.id}: {label} {why}: {error.message}")
+                            report_line(f"{case.id}: {label} {why}: {error.message}")
                         continue
                     finally:
                         shutil.rmtree(copy, ignore_errors=True)
-                    say(f"{case.id}: {label}")
+                    report_line(f"{case.id}: {label}")
                 runs.append(Run(label, clip, fault.name, strength))
     return tuple(runs)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,26 +72,16 @@ def case_file() -> Schema:
     }
 
 
-def runner() -> Schema:
-    """Schema of a runner profile."""
-    return {"$schema": DRAFT, **RunnerProfile.model_json_schema(mode="validation")}
-
-
-def limit_file() -> Schema:
-    """Schema of ``thresholds/<runner>/<case>.json``."""
-    return {"$schema": DRAFT, **LimitFile.model_json_schema(mode="validation")}
-
-
-def perf_file() -> Schema:
-    """Schema of ``thresholds/<runner>/<case>.perf.json``."""
-    return {"$schema": DRAFT, **PerfFile.model_json_schema(mode="validation")}
+def schema_of(model: type[BaseModel]) -> Schema:
+    """Schema of a file that holds one record."""
+    return {"$schema": DRAFT, **model.model_json_schema(mode="validation")}
 
 
 SCHEMAS: Final[dict[str, Callable[[], Schema]]] = {
     "case-file.schema.json": case_file,
-    "runner.schema.json": runner,
-    "limit-file.schema.json": limit_file,
-    "perf-file.schema.json": perf_file,
+    "runner.schema.json": partial(schema_of, RunnerProfile),
+    "limit-file.schema.json": partial(schema_of, LimitFile),
+    "perf-file.schema.json": partial(schema_of, PerfFile),
 }
 
 

@@ -9,9 +9,10 @@ from harness.formats.modules import summary_format
 from harness.inspector.checks.encoding import holds_other, other_base, other_votes, related
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import about, finding
 from harness.inspector.gather import Compared
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 # What was not quantized must be the base's, byte for byte.
 
@@ -47,15 +48,15 @@ def excluded_rows(context: Context) -> Iterator[InspectionFinding]:
             )
         if moved and not swapped and _corrected(context, expert, moved):
             names = [item.tensor for item in moved]
-            yield finding(
-                "warning",
+            yield about(
                 "bias_corrected",
-                f"{expert}: the biases of {len(names)} quantized Linears differ from the base's ({some(names)}), by "
+                expert,
+                f"the biases of {len(names)} quantized Linears differ from the base's ({listed(names)}), by "
                 f"{median(item.relative_error for item in moved) * 100:.2g} % in the median, and nothing else does: a "
                 "converter that corrects biases for the error of the codes writes them so.",
-                expert=expert,
-                tensor=names[0],
-                evidence={"tensors": names[:20], "count": len(names), "cosine": min(item.cosine for item in moved)},
+                tensors=names,
+                severity="warning",
+                cosine=min(item.cosine for item in moved),
             )
         elif moved:
             yield _excluded_finding("excluded_differs", expert, moved, moved[0], *_other_values(context, expert, moved))
@@ -106,21 +107,17 @@ def _excluded_finding(
     code: str, expert: str, items: list[Compared], first: Compared, text: str, next_command: str = ""
 ) -> InspectionFinding:
     names = [item.tensor for item in items]
-    return finding(
-        "fault",
+    return about(
         code,
-        f"{expert}: {some(names)} {text}.",
-        expert=expert,
-        tensor=first.tensor,
-        evidence={
-            "tensors": names[:20],
-            "count": len(names),
-            "cosine": first.cosine,
-            "relative_error": first.relative_error,
-            "elements": first.elements,
-            "whole": first.whole,
-        },
+        expert,
+        f"{listed(names)} {text}.",
+        tensors=names,
+        first=first.tensor,
         next_command=next_command,
+        cosine=first.cosine,
+        relative_error=first.relative_error,
+        elements=first.elements,
+        whole=first.whole,
     )
 
 
@@ -141,7 +138,7 @@ def exchanged_linears(context: Context) -> Iterator[InspectionFinding]:
         yield finding(
             "fault",
             "linears_exchanged",
-            f"{expert}: {len(names)} Linears hold the weights of other Linears of the base ({some(pairs)}): the "
+            f"{expert}: {len(names)} Linears hold the weights of other Linears of the base ({listed(pairs)}): the "
             "weights are right and stand under wrong names.",
             expert=expert,
             module=names[0],
@@ -166,13 +163,13 @@ def experts_policy(context: Context) -> Iterator[InspectionFinding]:
     for expert, wanted in context.options.expected.items():
         stored = formats.get(expert)
         if stored is not None and stored != wanted and context.modules[expert]:
-            yield finding(
-                "fault",
+            yield about(
                 "unexpected_format",
-                f"{expert}: the case says {wanted} and the weights are stored as {stored}.",
-                expert=expert,
-                evidence={"expected": wanted, "stored": stored},
+                expert,
+                f"the case says {wanted} and the weights are stored as {stored}.",
                 next_command=f"state quantization.{expert}: {stored} in the case, or give the right override",
+                expected=wanted,
+                stored=stored,
             )
     if len(formats) < 2:
         return
@@ -181,7 +178,7 @@ def experts_policy(context: Context) -> Iterator[InspectionFinding]:
         return  # nothing was read of one of them: files names why, and its format is not known
     if formats[first] != formats[second]:
         overridden = [name for name, component in context.experts.items() if component.role == "override"]
-        why = f" (only {some(overridden)} is overridden)" if overridden else ""
+        why = f" (only {listed(overridden)} is overridden)" if overridden else ""
         yield finding(
             "warning",
             "experts_mixed_precision",
@@ -195,7 +192,7 @@ def experts_policy(context: Context) -> Iterator[InspectionFinding]:
         yield finding(
             "warning",
             "experts_policy_differs",
-            f"the experts quantize different Linears: {some(only)} in one of them only.",
+            f"the experts quantize different Linears: {listed(only)} in one of them only.",
             evidence={"modules": only[:20], "count": len(only)},
         )
 
@@ -251,10 +248,10 @@ def wrong_base(context: Context) -> Iterator[InspectionFinding]:
             errors = [item.relative_error for item in compared if not item.equal]
             distance, cosine = median(errors), median(item.cosine for item in compared if not item.equal)
             near = cosine >= RELATED
-            yield finding(
-                "fault",
+            yield about(
                 "wrong_base",
-                f"{expert}: {differing} of {len(compared)} unquantized tensors differ from the base, by "
+                expert,
+                f"{differing} of {len(compared)} unquantized tensors differ from the base, by "
                 f"{distance * 100:.2g} % in the median: "
                 + (
                     "other weights than the base's, but near them: a base of another version, or a distilled, merged "
@@ -262,11 +259,8 @@ def wrong_base(context: Context) -> Iterator[InspectionFinding]:
                     if near
                     else "another model than the base that is named."
                 ),
-                expert=expert,
-                evidence={
-                    "differing": differing,
-                    "compared": len(compared),
-                    "median_cosine": sorted(fits)[len(fits) // 2] if fits else None,
-                },
                 next_command="name the weights that it was made from (base: in the case), or export again",
+                differing=differing,
+                compared=len(compared),
+                median_cosine=sorted(fits)[len(fits) // 2] if fits else None,
             )

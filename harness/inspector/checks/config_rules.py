@@ -8,9 +8,10 @@ from harness.formats.config import Declaration, pattern_matches
 from harness.formats.modules import Module
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import about, finding
 from harness.inspector.index import Component
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 
 @check(
@@ -27,16 +28,17 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
         )
         if undeclared:
             by_options = _read_by_options(component, quantized)
-            yield finding(
-                "warning" if by_options else "fault",
+            yield about(
                 "quantization_undeclared",
-                f"{expert}: {len(quantized)} Linears are stored as {', '.join(stored)} and neither config.json, "
+                expert,
+                f"{len(quantized)} Linears are stored as {', '.join(stored)} and neither config.json, "
                 "hf_quant_config.json nor shard metadata says so: a runtime "
                 + ("has to be told" if by_options else "reads it as unquantized")
                 + ".",
-                expert=expert,
-                evidence={"modules": len(quantized), "stored": stored},
+                severity="warning" if by_options else "fault",
                 next_command="add quantization_config to the transformer's config.json",
+                modules=len(quantized),
+                stored=stored,
             )
         elsewhere = declared.shared and any(context.quantized(other) for other in context.experts)
         if declared.declared and modules and not quantized and not elsewhere:
@@ -59,14 +61,14 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
         if wrong:
             algorithms = sorted({declared.algo_of(name) for name in wrong})
             formats = sorted({quantized[name].format for name in wrong})
-            yield finding(
-                "fault",
+            yield about(
                 "format_mismatch",
-                f"{expert}: {declared.origin} declares {', '.join(algorithms)} and {len(wrong)} Linears are stored as "
-                f"{', '.join(formats)} ({some(wrong)}).",
-                expert=expert,
-                module=wrong[0],
-                evidence={"declared": algorithms, "stored": stored, "modules": wrong[:20], "count": len(wrong)},
+                expert,
+                f"{declared.origin} declares {', '.join(algorithms)} and {len(wrong)} Linears are stored as "
+                f"{', '.join(formats)} ({listed(wrong)}).",
+                linears=wrong,
+                declared=algorithms,
+                stored=stored,
             )
 
 
@@ -80,15 +82,15 @@ def _marked_otherwise(expert: str, modules: Mapping[str, Module]) -> Iterator[In
     if wrong:
         stated = sorted({str(modules[name].stated) for name in wrong})
         stored = sorted({modules[name].format for name in wrong})
-        yield finding(
-            "fault",
+        yield about(
             "format_mismatch",
-            f"{expert}: the markers of {len(wrong)} Linears state {', '.join(stated)}, and they are stored as "
-            f"{', '.join(stored)} ({some(wrong)}).",
-            expert=expert,
-            module=wrong[0],
-            evidence={"declared": stated, "stored": stored, "modules": wrong[:20], "count": len(wrong)},
+            expert,
+            f"the markers of {len(wrong)} Linears state {', '.join(stated)}, and they are stored as "
+            f"{', '.join(stored)} ({listed(wrong)}).",
+            linears=wrong,
             next_command="write the stored format into the comfy_quant markers of these layers, or export them again",
+            declared=stated,
+            stored=stored,
         )
 
 
@@ -138,14 +140,13 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
             continue  # diffusers takes the layers from modelopt_state.pth, and the list from the caller
         contradicted = sorted(name for name in quantized if left_out(declared, name))
         if contradicted:
-            yield finding(
-                "fault",
+            yield about(
                 "ignore_contradicted",
-                f"{expert}: {declared.origin} leaves out {some(contradicted)}, and they are stored quantized: a "
+                expert,
+                f"{declared.origin} leaves out {listed(contradicted)}, and they are stored quantized: a "
                 "runtime that trusts the list reads packed bytes as BF16.",
-                expert=expert,
-                module=contradicted[0],
-                evidence={"modules": contradicted[:20], "pattern": declared.ignores(contradicted[0])},
+                linears=contradicted,
+                pattern=declared.ignores(contradicted[0]),
             )
         base_modules = context.base_modules.get(expert)
         uncovered = sorted(
@@ -156,28 +157,24 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
         carried = [name for name in uncovered if base_modules and name not in base_modules]
         forgotten = [name for name in uncovered if name not in carried]
         if forgotten:
-            yield finding(
-                "fault",
+            yield about(
                 "ignore_incomplete",
-                f"{expert}: {some(forgotten)} are stored unquantized and "
+                expert,
+                f"{listed(forgotten)} are stored unquantized and "
                 + (
                     f"{declared.origin} lists them as quantized"
                     if declared.layers
                     else f"the ignore list of {declared.origin} does not name them"
                 )
                 + ": a runtime allocates them quantized and fills their scales.",
-                expert=expert,
-                module=forgotten[0],
-                evidence={"modules": forgotten[:20], "count": len(forgotten)},
+                linears=forgotten,
             )
         if carried:
-            yield finding(
-                "fault",
+            yield about(
                 "carried_not_ignored",
-                f"{expert}: {some(carried)} are carried along from elsewhere, unquantized, and not in the ignore list.",
-                expert=expert,
-                module=carried[0],
-                evidence={"modules": carried[:20]},
+                expert,
+                f"{listed(carried)} are carried along from elsewhere, unquantized, and not in the ignore list.",
+                linears=carried,
             )
         idle = [
             pattern
@@ -186,12 +183,12 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
             and not any(pattern_matches(pattern, name.rsplit(".", 1)[0]) for name in component.tensors)
         ]
         if idle:
-            yield finding(
-                "info",
+            yield about(
                 "ignore_unmatched",
-                f"{expert}: the ignore patterns {some(idle)} match nothing here.",
-                expert=expert,
-                evidence={"patterns": idle[:20]},
+                expert,
+                f"the ignore patterns {listed(idle)} match nothing here.",
+                severity="info",
+                patterns=idle[:20],
             )
 
 
@@ -211,14 +208,15 @@ def group_size(context: Context) -> Iterator[InspectionFinding]:
         if stated is None or len(stored) != 1 or stated == blocks[stored[0]]:
             continue
         block = blocks[stored[0]]
-        yield finding(
-            "fault",
+        yield about(
             "group_size_contradicted",
-            f"{expert}: {component.declaration.origin} declares block scales for {stated} values each (group_size), "
+            expert,
+            f"{component.declaration.origin} declares block scales for {stated} values each (group_size), "
             f"and {stored[0]} has one for every {block}: a loader that believes it reads the wrong scales or refuses.",
-            expert=expert,
-            evidence={"declared": stated, "stored": block, "format": stored[0]},
             next_command=f"write group_size: {block} in {component.declaration.origin}",
+            declared=stated,
+            stored=block,
+            format=stored[0],
         )
 
 
@@ -240,16 +238,16 @@ def block_size(context: Context) -> Iterator[InspectionFinding]:
             if columns and group is not None and columns != (group if group > 0 else module.shape[1]):
                 wrong.setdefault((f"{group} columns", f"{columns} columns"), []).append(name)
         for (stated_text, stored_text), names in wrong.items():
-            yield finding(
-                "fault",
+            yield about(
                 "group_size_contradicted",
-                f"{expert}: {declared.origin} declares a scale per {stated_text} and {len(names)} Linears have one per "
-                f"{stored_text} ({some(names)}): a loader allocates scales of another shape, or applies them to other "
-                "values.",
-                expert=expert,
-                module=names[0],
-                evidence={"declared": stated_text, "stored": stored_text, "modules": names[:20], "count": len(names)},
+                expert,
+                f"{declared.origin} declares a scale per {stated_text} and {len(names)} Linears have one per "
+                f"{stored_text} ({listed(names)}): a loader allocates scales of another shape, or applies them to "
+                "other values.",
+                linears=names,
                 next_command=f"write the stored size in {declared.origin}, or export again",
+                declared=stated_text,
+                stored=stored_text,
             )
 
 

@@ -11,10 +11,11 @@ from harness.inspector.context import Context
 from harness.inspector.contracts import Resolved, resolve
 from harness.inspector.contracts.resolve import remedies, resolve_loader
 from harness.inspector.contracts.sampling import UNKNOWN_SHIFT, predict_sampling, short_name
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import about, finding
 from harness.inspector.gates import gate_of
 from harness.inspector.measure import Measured
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 
 def resolved(context: Context, expert: str) -> list[Resolved]:
@@ -53,12 +54,12 @@ def contracts(context: Context) -> Iterator[InspectionFinding]:
                 if wrong:
                     yield _mismatch(expert, runtime, code, part, assumed, rule, wrong, proven[wrong[0]])
             if not proven and any(module.spec.loader_options for module in context.quantized(expert).values()):
-                yield finding(
-                    "inconclusive",
+                yield about(
                     "contract_unproven",
-                    f"{expert}: {runtime.name} will read {WORDS[runtime.nibble_order]} ({runtime.nibble_rule}); "
+                    expert,
+                    f"{runtime.name} will read {WORDS[runtime.nibble_order]} ({runtime.nibble_rule}); "
                     "the bytes alone do not prove that this is right.",
-                    expert=expert,
+                    severity="inconclusive",
                     contract=runtime.name,
                     next_command=with_base(context.experts[expert]),
                 )
@@ -80,24 +81,19 @@ def _mismatch(
         remedy = (
             ", or ".join(tried) or f"no setting of this checkpoint changes that: store the weights {WORDS[assumed]}"
         )
-    return finding(
-        "fault",
+    return about(
         code,
-        f"{expert}: bytes say {WORDS[proven[part]]} (cos {fit.scores[fit.best].cosine:.3f}{against}); "
+        expert,
+        f"bytes say {WORDS[proven[part]]} (cos {fit.scores[fit.best].cosine:.3f}{against}); "
         f"{runtime.name} will read {WORDS[assumed]} ({rule}); {remedy}.",
-        expert=expert,
-        module=wrong[0],
+        linears=wrong,
         contract=runtime.name,
-        evidence={
-            "proven": fit.best,
-            "assumed": assumed,
-            "rule": rule,
-            "source": runtime.source,
-            "cosine": {name: score.cosine for name, score in fit.scores.items()},
-            "modules": wrong[:20],
-            "count": len(wrong),
-        },
         next_command=remedy,
+        proven=fit.best,
+        assumed=assumed,
+        rule=rule,
+        source=runtime.source,
+        cosine={name: score.cosine for name, score in fit.scores.items()},
     )
 
 
@@ -128,25 +124,24 @@ def contract_predictions(context: Context) -> Iterator[InspectionFinding]:
             if not runtime.contract.read:
                 yield _unread(expert, runtime)
             if prediction.unmodelled:
-                yield finding(
-                    "inconclusive",
+                yield about(
                     "contract_unmodelled",
-                    f"{expert}: the contract of {runtime.name} has no rule for "
+                    expert,
+                    f"the contract of {runtime.name} has no rule for "
                     f"{prediction.unmodelled}: whether it reads "
                     "this checkpoint right is not known.",
-                    expert=expert,
+                    severity="inconclusive",
                     contract=runtime.name,
                     next_command="run the case in that runtime, or name another contract",
                 )
             elif prediction.refused:
-                yield finding(
-                    "fault",
+                yield about(
                     prediction.refused_code,
-                    f"{expert}: {runtime.name} refuses the checkpoint: {prediction.refused}.",
-                    expert=expert,
+                    expert,
+                    f"{runtime.name} refuses the checkpoint: {prediction.refused}.",
                     contract=runtime.name,
-                    evidence={"reason": prediction.refused},
                     next_command="declare the quantization as that runtime takes it, or use another version of it",
+                    reason=prediction.refused,
                 )
             else:
                 yield from _loaded_otherwise(expert, runtime, stored)
@@ -156,21 +151,20 @@ def _loaded_otherwise(expert: str, runtime: Resolved, stored: frozenset[str]) ->
     """Yield the faults of a checkpoint that the runtime loads without an error."""
     prediction, name = runtime.prediction, runtime.name
     if stored and not prediction.quantized:
-        yield finding(
-            "fault",
+        yield about(
             "declaration_unseen",
-            f"{expert}: {name} finds no quantization where it looks: it loads the {len(stored)} stored "
+            expert,
+            f"{name} finds no quantization where it looks: it loads the {len(stored)} stored "
             f"quantized Linears "
             "as unquantized.",
-            expert=expert,
             contract=name,
-            evidence={"stored": len(stored)},
             next_command="write quantization_config into the transformer's config.json",
+            stored=len(stored),
         )
     elif prediction.quantized != stored and (stored or prediction.quantized):
         more, fewer = sorted(prediction.quantized - stored), sorted(stored - prediction.quantized)
-        parts = [f"quantizes {len(more)} that are stored in full precision ({some(more)})"] if more else []
-        parts += [f"leaves {len(fewer)} stored quantized ones unquantized ({some(fewer)})"] if fewer else []
+        parts = [f"quantizes {len(more)} that are stored in full precision ({listed(more)})"] if more else []
+        parts += [f"leaves {len(fewer)} stored quantized ones unquantized ({listed(fewer)})"] if fewer else []
         yield finding(
             "fault",
             "scope_differs",
@@ -184,27 +178,23 @@ def _loaded_otherwise(expert: str, runtime: Resolved, stored: frozenset[str]) ->
         )
     ones = sorted(prediction.scale_of_one & stored)
     if ones:
-        yield finding(
-            "fault",
+        yield about(
             "scale_missing",
-            f"{expert}: {name} fills the absent weight scales of {some(ones)} with 1: their weights get another gain.",
-            expert=expert,
-            module=ones[0],
+            expert,
+            f"{name} fills the absent weight scales of {listed(ones)} with 1: their weights get another gain.",
+            linears=ones,
             contract=name,
-            evidence={"modules": ones[:20], "count": len(ones)},
         )
     inputs = sorted(prediction.input_scale_of_one & stored)
     if inputs:
-        yield finding(
-            "fault",
+        yield about(
             "input_scale_missing",
-            f"{expert}: {name} fills the absent input scales of {len(inputs)} Linears ({some(inputs)}) "
+            expert,
+            f"{name} fills the absent input scales of {len(inputs)} Linears ({listed(inputs)}) "
             f"with 1 and keeps "
             "them static, whatever the declaration says of dynamic inputs.",
-            expert=expert,
-            module=inputs[0],
+            linears=inputs,
             contract=name,
-            evidence={"modules": inputs[:20], "count": len(inputs)},
             next_command="export with calibrated input scales",
         )
 
@@ -213,15 +203,14 @@ def _unread(expert: str, runtime: Resolved) -> InspectionFinding:
     contract = runtime.contract
     assert contract is not None  # noqa: S101 - only contracts come here
     read = ", ".join(contract.rules.read_at)
-    return finding(
-        "inconclusive",
+    return about(
         "contract_unread",
-        f"{expert}: nobody read or ran {contract.name}; its rules are taken from {read}, and defaults change between "
-        "versions.",
-        expert=expert,
+        expert,
+        f"nobody read or ran {contract.name}; its rules are taken from {read}, and defaults change between versions.",
+        severity="inconclusive",
         contract=contract.name,
-        evidence={"read_at": list(contract.rules.read_at)},
         next_command=f"quantgate learn {contract.name}",
+        read_at=list(contract.rules.read_at),
     )
 
 

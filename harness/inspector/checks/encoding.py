@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from harness.formats.decode import rotation_of, shift_of
 from harness.formats.modules import Module
@@ -17,11 +18,12 @@ from harness.inspector.checks.registration import check
 from harness.inspector.context import Context, declared_reading
 from harness.inspector.decoding import declared_rule
 from harness.inspector.explain import distance_of, explain
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import about
 from harness.inspector.gates import ROW_CLAIM, bad_rows, gate_of, is_fnuz, state_of
 from harness.inspector.index import Component
 from harness.inspector.measure import PLAIN_KINDS, Measured
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 OTHER_MARGIN = 0.002
 """Lead in cosine by which the other expert's base must fit better."""
@@ -142,34 +144,34 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
         for readings in by_format.values():
             if len(readings) < 2:
                 continue
-            yield finding(
-                "fault",
+            yield about(
                 "two_conventions",
-                f"{expert}: one file set holds two conventions (nibble order or code table) "
+                expert,
+                f"one file set holds two conventions (nibble order or code table) "
                 f"({', '.join(f'{count} Linears {reading}' for reading, count in readings.items())}): "
                 "no loader option reads both.",
-                expert=expert,
-                evidence=dict(readings),
+                **dict[str, Any](readings),
             )
         unclear = sorted(
             name for name, state in states.items() if state == "inconclusive" and not _has_reason(measured[name])
         )
         if unclear:
             worst = min(unclear, key=lambda name: measured[name].fit.scores[measured[name].fit.best].cosine)  # type: ignore[union-attr]
-            yield finding(
-                "inconclusive",
+            yield about(
                 "encoding_inconclusive",
-                f"{expert}: {len(unclear)} Linears lie between the gates ({some(unclear)}): neither this base's codes "
+                expert,
+                f"{len(unclear)} Linears lie between the gates ({listed(unclear)}): neither this base's codes "
                 f"beyond doubt, nor clearly others{_distance(unclear, measured)}.",
-                expert=expert,
-                module=worst,
-                evidence=_numbers(measured[worst]) | {"modules": unclear[:20]},
+                linears=unclear,
+                severity="inconclusive",
+                first=worst,
                 next_command=(
                     "name the base that was used (base: in the case), or compare with another export: "
                     "quantgate inspect A --against B"
                     if context.options.full
                     else whole_rows(context, expert)
                 ),
+                **_numbers(measured[worst]),
             )
 
 
@@ -228,14 +230,15 @@ def _contradicted(
         item = measured[names[0]]
         declared = declared_of(context, expert, item)
         soft = code in PARTS and states_runtime
-        yield finding(
-            "warning" if soft else "fault",
+        yield about(
             code,
+            expert,
             _sentence(context, expert, code, names, item, declared),
-            expert=expert,
-            module=names[0],
-            evidence=_numbers(item) | {"declared": declared, "modules": names[:20], "count": len(names)},
+            linears=names,
+            severity="warning" if soft else "fault",
             next_command=_remedy(code, item),
+            **_numbers(item),
+            declared=declared,
         )
 
 
@@ -250,35 +253,35 @@ def _sentence(context: Context, expert: str, code: str, names: list[str], item: 
     cosines = f"cos {best.cosine:.4f}"
     if against is not None and item.fit.best != declared:
         cosines += f" against {against.cosine:.4f} as declared"
-    count = f"{len(names)} Linears ({some(names)})" if len(names) > 1 else names[0]
+    count = f"{len(names)} Linears ({listed(names)})" if len(names) > 1 else names[0]
     if code in PARTS:
         _, why = declared_reading(context.experts[expert], item.module)
         proven = WORDS[item.fit.best.split("/")[PARTS[code]]]
-        return f"{expert}: bytes of {count} say {proven} ({cosines}), and the checkpoint says otherwise ({why})."
+        return f"bytes of {count} say {proven} ({cosines}), and the checkpoint says otherwise ({why})."
     if code == "fp8_code_table":
-        return f"{expert}: 8-bit codes of {count} are {item.fit.best}, not {declared} ({cosines})."
+        return f"8-bit codes of {count} are {item.fit.best}, not {declared} ({cosines})."
     if code == "rotation_differs":
         proven, stated = (_rotation_text(name) for name in (item.fit.best, declared))
-        return f"{expert}: rows of {count} are {proven} ({cosines}), and the checkpoint says {stated}."
+        return f"rows of {count} are {proven} ({cosines}), and the checkpoint says {stated}."
     if code == "weight_transposed":
-        return f"{expert}: {count} are stored transposed."
+        return f"{count} are stored transposed."
     if code == "weights_zero":
-        return f"{expert}: the rows that were read of {count} are all zero, and the base's are not: never filled."
+        return f"the rows that were read of {count} are all zero, and the base's are not: never filled."
     if code == "zero_point_shifted":
         shift = shift_of(item.fit.best)
         size = f"{abs(shift)} too {'small' if shift > 0 else 'large'}"
         error = f"relative error {best.relative_error:.3f} against {against.relative_error:.3f}" if against else cosines
         return (
-            f"{expert}: the zero points of {count}, read as the checkpoint declares, are {size} ({error}): the "
+            f"the zero points of {count}, read as the checkpoint declares, are {size} ({error}): the "
             f"weights of a group are off by {'that many steps' if abs(shift) > 1 else 'one step'} of its scale."
         )
     if code == "scales_unrelated":
         return (
-            f"{expert}: {count} have the base's codes and other scales: block by block the codes fit (cos "
+            f"{count} have the base's codes and other scales: block by block the codes fit (cos "
             f"{item.fit.local:.4f}), and with the stored scales they do not ({cosines}). The scales belong to other "
             "rows, blocks or layers."
         )
-    return f"{expert}: {count} are codes of other weights than the base's under every reading ({cosines})."
+    return f"{count} are codes of other weights than the base's under every reading ({cosines})."
 
 
 def _rotation_text(reading: str) -> str:
@@ -307,7 +310,7 @@ def _remedy(code: str, item: Measured) -> str:
     return "compare with the export that made it: quantgate inspect A --against B"
 
 
-def _numbers(item: Measured) -> dict[str, object]:
+def _numbers(item: Measured) -> dict[str, Any]:
     assert item.fit is not None  # noqa: S101 - only measured modules come here
     scores = {name: round(score.cosine, 5) for name, score in item.fit.scores.items()}
     return {"proven": item.fit.best, "cosine": scores, "gap": item.fit.gap, "rows": item.fit.rows}
@@ -336,19 +339,15 @@ def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Itera
         first, others = next(iter(names)), len(names) - 1
         numbers, scores, best = names[first]
         more = f", and rows of {others} more Linears," if others else ""
-        yield finding(
-            "fault",
+        yield about(
             code,
-            f"{expert}: rows {some([str(row) for row in numbers])} of {first}{more} {text}, unlike the other rows.",
-            expert=expert,
-            module=first,
-            evidence={
-                "rows": numbers[:50],
-                "cosine": scores,
-                "tensor": best,
-                "modules": list(names)[:20],
-                "count": len(names),
-            },
+            expert,
+            f"rows {listed([str(row) for row in numbers])} of {first}{more} {text}, unlike the other rows.",
+            linears=list(names),
+            first=first,
+            rows=numbers[:50],
+            cosine=scores,
+            tensor=best,
         )
 
 
@@ -370,14 +369,13 @@ def layout_without_base(context: Context) -> Iterator[InspectionFinding]:
                     wrong.append(name)
         if wrong:
             item = context.measured[expert][wrong[0]]
-            yield finding(
-                "fault",
+            yield about(
                 "scale_layout",
-                f"{expert}: codes and scales of {some(wrong)} only fit together when the scales are read "
+                expert,
+                f"codes and scales of {listed(wrong)} only fit together when the scales are read "
                 f"{item.blind.layout if item.blind else ''}, and the checkpoint says otherwise.",
-                expert=expert,
-                module=wrong[0],
-                evidence={"z": item.blind.z if item.blind else {}, "modules": wrong[:20], "count": len(wrong)},
+                linears=wrong,
+                z=item.blind.z if item.blind else {},
             )
 
 
@@ -418,16 +416,16 @@ def without_base(context: Context) -> Iterator[InspectionFinding]:
         four = any(module.spec.loader_options or module.format == "mxfp4" for module in quantized.values())
         open_ = "nibble order, gains, stale or swapped experts" if four else "scales' gains, stale or swapped experts"
         why = "no base was given" if not context.options.base_given else "no Linear could be compared with the base"
-        yield finding(
-            "inconclusive",
+        yield about(
             "base_missing" if not context.options.base_given else "encoding_unproven",
-            f"{expert}: {described(quantized.values())}; {why}, so {open_} are not proven: every statistic of the "
+            expert,
+            f"{described(quantized.values())}; {why}, so {open_} are not proven: every statistic of the "
             "bytes alone is the same either way.",
-            expert=expert,
-            evidence={"quantized": len(quantized)},
+            severity="inconclusive",
             next_command=(
                 "name the base that these weights were quantized from"
                 if context.options.base_given
                 else with_base(context.experts[expert])
             ),
+            quantized=len(quantized),
         )

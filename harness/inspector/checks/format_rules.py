@@ -12,8 +12,9 @@ from harness.formats.other_weights import FACTORS
 from harness.formats.registry import title_of
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import about, finding
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 
 def as_weight(name: str) -> str:
@@ -49,11 +50,10 @@ def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
     for expert, component in context.experts.items():
         naming = component.naming
         if naming.dialect == "mixed":
-            yield finding(
-                "fault",
+            yield about(
                 "names_mixed",
-                f"{expert}: some tensors carry Diffusers' names and others Wan's original ones: no loader takes both.",
-                expert=expert,
+                expert,
+                "some tensors carry Diffusers' names and others Wan's original ones: no loader takes both.",
                 next_command="convert all of them: diffusers scripts/convert_wan_to_diffusers.py",
             )
         elif naming.dialect == "wan" and component.config.get("_class_name") == "WanTransformer3DModel":
@@ -72,25 +72,24 @@ def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
                 f"{count} have {prefix!r} in front" if prefix else f"{count} have none"
                 for prefix, count in naming.prefixes.items()
             )
-            yield finding(
-                "fault",
+            yield about(
                 "names_mixed",
-                f"{expert}: tensors of one transformer have different prefixes (of the attention's, {counts}): a "
+                expert,
+                f"tensors of one transformer have different prefixes (of the attention's, {counts}): a "
                 "loader takes one of them away and does not know the other names. They are checked without any.",
-                expert=expert,
-                evidence={"prefixes": dict(naming.prefixes)},
                 next_command="write all tensors under one prefix, or fetch the file again",
+                prefixes=dict(naming.prefixes),
             )
         if naming.prefix and (component.config or naming.prefix not in PREFIXES):
             writer = PREFIXES.get(naming.prefix)
-            yield finding(
-                "warning",
+            yield about(
                 "names_prefixed",
-                f"{expert}: {naming.prefix!r} stands in front of the tensors' names"
+                expert,
+                f"{naming.prefix!r} stands in front of the tensors' names"
                 + (f", as {writer} writes it" if writer else ", which no program known here writes")
                 + ": a loader has to take it away. They are checked without it.",
-                expert=expert,
-                evidence={"prefix": naming.prefix},
+                severity="warning",
+                prefix=naming.prefix,
             )
 
 
@@ -104,14 +103,14 @@ def adapters(context: Context) -> Iterator[InspectionFinding]:
             continue
         if wrapped:
             text = (
-                f"{len(wrapped)} tensors carry peft's name of a wrapped layer ({some(wrapped)}) beside {len(factors)} "
-                "factors of adapters that were not merged: a loader of transformers knows none of these names and "
-                "leaves the Linears uninitialised"
+                f"{len(wrapped)} tensors carry peft's name of a wrapped layer ({listed(wrapped)}) beside "
+                f"{len(factors)} factors of adapters that were not merged: a loader of transformers knows none "
+                "of these names and leaves the Linears uninitialised"
             )
         else:
             text = (
                 f"{len(factors)} factors of adapters (LoRA) lie beside the weights and were not merged into them "
-                f"({some(factors)}): a loader that ignores them runs the model without the adapter"
+                f"({listed(factors)}): a loader that ignores them runs the model without the adapter"
             )
         yield finding(
             "fault" if wrapped else "warning",
@@ -135,15 +134,16 @@ def recognised_only(context: Context) -> Iterator[InspectionFinding]:
             if why:
                 groups.setdefault((module.format, module.dialect, why), []).append(name)
         for (form, dialect, why), names in groups.items():
-            yield finding(
-                "inconclusive",
+            yield about(
                 "format_not_decoded",
-                f"{expert}: {len(names)} Linears are {title_of(form)}{in_layout(dialect)} ({some(names)}). Checked: "
+                expert,
+                f"{len(names)} Linears are {title_of(form)}{in_layout(dialect)} ({listed(names)}). Checked: "
                 f"headers, names and what is not quantized; not checked: their values, because {why}.",
-                expert=expert,
-                module=names[0],
-                evidence={"format": form, "dialect": dialect, "modules": names[:20], "count": len(names)},
+                linears=names,
+                severity="inconclusive",
                 next_command="compare what it draws: a run of the case with its golden",
+                format=form,
+                dialect=dialect,
             )
 
 
@@ -155,13 +155,13 @@ def nothing_here(context: Context) -> Iterator[InspectionFinding]:
             continue
         gguf = component.shards[0].endswith(".gguf")
         kind = "GGUF" if gguf else "safetensors"
-        yield finding(
-            "inconclusive",
+        yield about(
             "no_tensors",
-            f"{expert}: {some(component.shards)} is a {kind} file whose header lists no tensor: nothing to check.",
-            expert=expert,
-            evidence={"files": list(component.shards[:20])},
+            expert,
+            f"{listed(component.shards)} is a {kind} file whose header lists no tensor: nothing to check.",
+            severity="inconclusive",
             next_command="fetch the file again, or compare its size with the publisher's",
+            files=list(component.shards[:20]),
         )
 
 
@@ -216,14 +216,12 @@ def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
             f"blocks.{number}.{name}" for number, present in sorted(blocks.items()) for name in sorted(every - present)
         ]
         if absent and len(absent) <= len(every) * len(blocks) // 2:
-            yield finding(
-                "fault",
+            yield about(
                 "tensor_missing",
-                f"{expert}: {len(absent)} tensors that a Wan transformer needs are absent ({some(absent)}): it cannot "
+                expert,
+                f"{len(absent)} tensors that a Wan transformer needs are absent ({listed(absent)}): it cannot "
                 "be loaded by itself.",
-                expert=expert,
-                tensor=absent[0],
-                evidence={"tensors": absent[:20], "count": len(absent)},
+                tensors=absent,
             )
 
 
@@ -271,13 +269,11 @@ def eight_bits_elsewhere(context: Context) -> Iterator[InspectionFinding]:
             if entry.dtype.startswith("F8_E") and name not in weights and not is_scale(name) and name not in layerwise
         )
         if odd:
-            yield finding(
-                "fault",
+            yield about(
                 "dtype_differs",
-                f"{expert}: {len(odd)} tensors that are no Linear's weight are stored in 8 bits ({some(odd)}): norms, "
+                expert,
+                f"{len(odd)} tensors that are no Linear's weight are stored in 8 bits ({listed(odd)}): norms, "
                 "biases and embeddings lose the precision that they need.",
-                expert=expert,
-                tensor=odd[0],
-                evidence={"tensors": odd[:20], "count": len(odd)},
+                tensors=odd,
                 next_command="export again, and keep everything but the Linears in BF16 or F32",
             )

@@ -8,9 +8,10 @@ from harness.inspector.checks.encoding import own_related
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.explain import FACTORS, Explained, Reason, distance_of, explain
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import about, finding
 from harness.inspector.measure import Measured
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 TEXTS: dict[Reason, str] = {
     "global_scale_inverted": "their scale is the reciprocal of the correct one",
@@ -63,20 +64,16 @@ def _factor_finding(
     assert fit is not None  # noqa: S101 - only compared Linears are explained
     low, high = min(factors.values()), max(factors.values())
     size = f"{factors[first]:.4g}" if high - low <= 0.01 * abs(high) else f"{low:.4g} to {high:.4g}"
-    return finding(
-        "fault",
+    return about(
         reason,
-        f"{expert}: {some(list(names))} decode to {size} times the base (cos {fit.scores[fit.best].cosine:.4f}): "
+        expert,
+        f"{listed(list(names))} decode to {size} times the base (cos {fit.scores[fit.best].cosine:.4f}): "
         f"{TEXTS[reason]}.",
-        expert=expert,
-        module=first,
-        evidence={
-            "gain": factors[first],
-            "scale": fit.scale,
-            "factors": dict(list(factors.items())[:20]),
-            "modules": list(names)[:20],
-            "count": len(names),
-        },
+        linears=list(names),
+        first=first,
+        gain=factors[first],
+        scale=fit.scale,
+        factors=dict(list(factors.items())[:20]),
     )
 
 
@@ -86,32 +83,28 @@ def _row_finding(expert: str, names: dict[str, Explained], measured: dict[str, M
     more = f", and so do rows of {others} more Linears, each by a factor of its own" if others else ""
     channels = measured[first].channel_scale
     why = "the scale of these rows is wrong" if channels is not None and channels.size > 1 else "only these rows differ"
-    return finding(
-        "fault",
+    return about(
         "row_gain",
-        f"{expert}: rows {some([str(number) for number in explained.rows])} of {first} decode to "
+        expert,
+        f"rows {listed([str(number) for number in explained.rows])} of {first} decode to "
         f"{explained.factor:.4g} times the base{more}: {why}.",
-        expert=expert,
-        module=first,
-        evidence={
-            "rows": list(explained.rows[:50]),
-            "gain": explained.factor,
-            "factors": {name: item.factor for name, item in list(names.items())[:20]},
-            "modules": list(names)[:20],
-            "count": len(names),
-        },
+        linears=list(names),
+        first=first,
+        rows=list(explained.rows[:50]),
+        gain=explained.factor,
+        factors={name: item.factor for name, item in list(names.items())[:20]},
     )
 
 
 def _code_finding(expert: str, reason: Reason, names: list[str], measured: dict[str, Measured]) -> InspectionFinding:
     if reason == "recipe_not_recomputable":
-        return finding(
-            "info",
+        return about(
             reason,
-            f"{expert}: {len(names)} Linears ({some(names)}) follow a recipe that cannot be recomputed "
+            expert,
+            f"{len(names)} Linears ({listed(names)}) follow a recipe that cannot be recomputed "
             "bit-exactly from the base: a base that changed by under about 3 % would not be seen.",
-            expert=expert,
-            evidence={"count": len(names)},
+            severity="info",
+            count=len(names),
         )
     fit = measured[names[0]].fit
     exact = fit.exact if fit else None
@@ -127,7 +120,7 @@ def _code_finding(expert: str, reason: Reason, names: list[str], measured: dict[
         return finding(
             "warning",
             reason,
-            f"{expert}: scales of {some(names)} have no more digits than BF16, and their codes were made with scales "
+            f"{expert}: scales of {listed(names)} have no more digits than BF16, and their codes were made with scales "
             f"that had ({exact.unrounded * 100:.2f} % of codes fit one within 0.4 %, {exact.codes * 100:.2f} % the "
             "stored one): rounded before they were stored, they make every weight wrong by up to 0.4 %.",
             expert=expert,
@@ -143,7 +136,7 @@ def _code_finding(expert: str, reason: Reason, names: list[str], measured: dict[
     return finding(
         "fault",
         reason,
-        f"{expert}: codes of {some(names)} {text} ({(1 - exact.codes) * 100:.2f} % of codes and "
+        f"{expert}: codes of {listed(names)} {text} ({(1 - exact.codes) * 100:.2f} % of codes and "
         f"{(1 - exact.scales) * 100:.2f} % of block scales differ).",
         expert=expert,
         module=names[0],

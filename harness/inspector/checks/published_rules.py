@@ -9,8 +9,9 @@ from harness.formats.families import other_model
 from harness.formats.modules import Module, block_of, is_scale
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import about
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 OWN_SCALES = ("weight_scale", "scale_weight", "weight_scale_inv", "SCB")
 """Names of a weight's scale; a loader takes the name that it looks for."""
@@ -27,13 +28,12 @@ def other_models(context: Context) -> Iterator[InspectionFinding]:
             continue
         first = min(component.tensors)
         like = f"they are named like those of {title}" if title else "they are named like those of no model known here"
-        yield finding(
-            "fault" if title else "inconclusive",
+        yield about(
             "other_model",
-            f"{expert}: none of its {len(component.tensors)} tensors is one of a Wan transformer ({first}); {like}.",
-            expert=expert,
-            tensor=first,
-            evidence={"tensors": sorted(component.tensors)[:20], "count": len(component.tensors)},
+            expert,
+            f"none of its {len(component.tensors)} tensors is one of a Wan transformer ({first}); {like}.",
+            tensors=sorted(component.tensors),
+            severity="fault" if title else "inconclusive",
             next_command="name the file of the transformer: quantgate inspect FOLDER/FILE.safetensors",
         )
 
@@ -49,27 +49,19 @@ def block_numbers(context: Context) -> Iterator[InspectionFinding]:
             yield _missing(
                 expert,
                 names,
-                f"{some(names)} is absent, and blocks up to {max(numbers)} are here: a file of it is lost",
+                f"{listed(names)} is absent, and blocks up to {max(numbers)} are here: a file of it is lost",
             )
         layers = component.config.get("vace_layers")
         if isinstance(layers, list) and component.tensors:
             stored_numbers = {name.split(".")[1] for name in component.tensors if name.startswith("vace_blocks.")}
             names = [f"vace_blocks.{number}" for number in range(len(layers)) if str(number) not in stored_numbers]
             if names:
-                text = f"config.json lists {len(layers)} VACE layers, and {some(names)} is absent"
+                text = f"config.json lists {len(layers)} VACE layers, and {listed(names)} is absent"
                 yield _missing(expert, names, text)
 
 
 def _missing(expert: str, names: list[str], text: str) -> InspectionFinding:
-    return finding(
-        "fault",
-        "tensor_missing",
-        f"{expert}: {text}.",
-        expert=expert,
-        tensor=names[0],
-        evidence={"tensors": names[:20], "count": len(names)},
-        next_command="fetch the missing files again",
-    )
+    return about("tensor_missing", expert, f"{text}.", tensors=names, next_command="fetch the missing files again")
 
 
 @check("two_scales", cost="scalar", codes=("two_scales",), order=165)
@@ -84,14 +76,12 @@ def two_scales(context: Context) -> Iterator[InspectionFinding]:
             if any(not _alike(scales[0], other) for other in scales[1:]):
                 apart.append(name)
         if apart:
-            yield finding(
-                "fault",
+            yield about(
                 "two_scales",
-                f"{expert}: {len(apart)} Linears have two scales of their weight under two names, with different "
-                f"values ({some(apart)}): which of them counts depends on the loader.",
-                expert=expert,
-                module=apart[0],
-                evidence={"modules": apart[:20], "count": len(apart)},
+                expert,
+                f"{len(apart)} Linears have two scales of their weight under two names, with different "
+                f"values ({listed(apart)}): which of them counts depends on the loader.",
+                linears=apart,
                 next_command="keep the scale that fits the codes: inspect with --base, and delete the other",
             )
 
@@ -108,14 +98,12 @@ def eight_bit_bytes(context: Context) -> Iterator[InspectionFinding]:
     for expert in context.experts:
         lost = sorted(name for name, module in context.quantized(expert).items() if module.state.get("dtype") == "U8")
         if lost:
-            yield finding(
-                "fault",
+            yield about(
                 "dtype_lost",
-                f"{expert}: {len(lost)} Linears are declared FP8, have a scale per tensor or row, and are stored as U8 "
-                f"bytes ({some(lost)}): a loader that goes by the dtype reads integers from 0 to 255.",
-                expert=expert,
-                module=lost[0],
-                evidence={"modules": lost[:20], "count": len(lost)},
+                expert,
+                f"{len(lost)} Linears are declared FP8, have a scale per tensor or row, and are stored as U8 "
+                f"bytes ({listed(lost)}): a loader that goes by the dtype reads integers from 0 to 255.",
+                linears=lost,
                 next_command="export again, and save the codes as float8_e4m3fn",
             )
         scales = sorted(
@@ -124,14 +112,12 @@ def eight_bit_bytes(context: Context) -> Iterator[InspectionFinding]:
             if module.format == "nvfp4" and module.scale is not None and module.scale.dtype in ("U8", "I8")
         )
         if scales:
-            yield finding(
-                "fault",
+            yield about(
                 "dtype_lost",
-                f"{expert}: the block scales of {len(scales)} NVFP4 Linears are stored as plain bytes, not as E4M3 "
-                f"({some(scales)}): a loader that goes by the dtype multiplies by integers, or reads exponents.",
-                expert=expert,
-                tensor=scales[0],
-                evidence={"tensors": scales[:20], "count": len(scales)},
+                expert,
+                f"the block scales of {len(scales)} NVFP4 Linears are stored as plain bytes, not as E4M3 "
+                f"({listed(scales)}): a loader that goes by the dtype multiplies by integers, or reads exponents.",
+                tensors=scales,
                 next_command="export again, and save the block scales as float8_e4m3fn",
             )
 
@@ -144,16 +130,15 @@ def quant_states(context: Context) -> Iterator[InspectionFinding]:
         if wrong:
             module = context.modules[expert][wrong[0]]
             blocks = -(-math.prod(module.shape) // int(module.state["blocksize"]))
-            yield finding(
-                "fault",
+            yield about(
                 "scale_shape",
-                f"{expert}: quant_state of {len(wrong)} Linears states blocks of {module.state['blocksize']} values, "
+                expert,
+                f"quant_state of {len(wrong)} Linears states blocks of {module.state['blocksize']} values, "
                 f"which would be {blocks} scales, and absmax has {module.parts['weight.absmax'].elements} "
-                f"({some(wrong)}).",
-                expert=expert,
-                module=wrong[0],
-                evidence={"modules": wrong[:20], "count": len(wrong), "blocksize": module.state["blocksize"]},
+                f"({listed(wrong)}).",
+                linears=wrong,
                 next_command="quantize again: the state was taken from another layer or changed",
+                blocksize=module.state["blocksize"],
             )
 
 
@@ -176,13 +161,13 @@ def marked_codes(context: Context) -> Iterator[InspectionFinding]:
         )
         if wrong:
             module = context.modules[expert][wrong[0]]
-            yield finding(
-                "fault",
+            yield about(
                 "format_mismatch",
-                f"{expert}: the markers of {len(wrong)} Linears state {module.stated_code.upper()} and their codes are "
-                f"{module.code.upper()} ({some(wrong)}): a loader that believes the marker reads other values.",
-                expert=expert,
-                module=wrong[0],
-                evidence={"declared": module.stated_code, "stored": module.code, "modules": wrong[:20]},
+                expert,
+                f"the markers of {len(wrong)} Linears state {module.stated_code.upper()} and their codes are "
+                f"{module.code.upper()} ({listed(wrong)}): a loader that believes the marker reads other values.",
+                linears=wrong,
                 next_command="write the stored code table into the comfy_quant markers of these layers",
+                declared=module.stated_code,
+                stored=module.code,
             )

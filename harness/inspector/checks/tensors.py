@@ -15,10 +15,11 @@ from harness.formats.registry import known_formats
 from harness.inspector.checks.format_rules import WAN_CLASSES, as_weight, cast_candidates, layerwise_biases
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import about, finding
 from harness.inspector.gates import gain_limit, gate_of
 from harness.inspector.measure import Measured
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 INVERSE_NAMES = ("weight_scale_inv", "weight_scale_inverse")
 
@@ -90,14 +91,7 @@ def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
 
 
 def _absent(code: str, expert: str, modules: list[str], text: str) -> InspectionFinding:
-    return finding(
-        "fault",
-        code,
-        f"{expert}: {len(modules)} quantized Linears {text} ({some(modules)}).",
-        expert=expert,
-        module=modules[0],
-        evidence={"modules": modules[:20], "count": len(modules)},
-    )
+    return about(code, expert, f"{len(modules)} quantized Linears {text} ({listed(modules)}).", linears=modules)
 
 
 def _input_needed(declared: Declaration, module: Module, quantized: Mapping[str, Module]) -> str:
@@ -155,7 +149,7 @@ def _shape(code: str, expert: str, names: list[str], text: str) -> InspectionFin
     return finding(
         "fault",
         code,
-        f"{expert}: {len(names)} Linears {text} ({some(names)}).",
+        f"{expert}: {len(names)} Linears {text} ({listed(names)}).",
         expert=expert,
         module=names[0].split(" ")[0],
         evidence={"tensors": names[:20], "count": len(names)},
@@ -199,15 +193,16 @@ def casts(context: Context) -> Iterator[InspectionFinding]:
             continue
         proven = any(item.fit is not None for item in measured.values())
         code = next(iter(context.quantized(expert)[name].code for name in sorted(names)))
-        yield finding(
-            "warning",
+        yield about(
             "fp8_cast",
-            f"{expert}: {len(names)} Linears are cast to FP8 {code.upper()} without scales ({some(sorted(names))})"
+            expert,
+            f"{len(names)} Linears are cast to FP8 {code.upper()} without scales ({listed(sorted(names))})"
             + (", with their biases, as Diffusers' layerwise casting does" if layerwise_biases(context, expert) else "")
             + (", and decode to the base as they are" if proven else "")
             + ". No scale is needed; a runtime has to be told, or it asks for one.",
-            expert=expert,
-            evidence={"modules": sorted(names)[:20], "count": len(names)},
+            severity="warning",
+            modules=sorted(names)[:20],
+            count=len(names),
         )
 
 
@@ -263,14 +258,7 @@ WEIGHT_SCALES = (
 
 
 def _unused_tensors(code: str, expert: str, names: list[str], text: str, kind: str = "scales") -> InspectionFinding:
-    return finding(
-        "fault",
-        code,
-        f"{expert}: {len(names)} {kind} {text} ({some(names)}).",
-        expert=expert,
-        tensor=names[0],
-        evidence={"tensors": names[:20], "count": len(names)},
-    )
+    return about(code, expert, f"{len(names)} {kind} {text} ({listed(names)}).", tensors=names)
 
 
 @check("scale_dtypes", cost="header", codes=("scale_dtype",), order=150)
@@ -286,15 +274,15 @@ def scale_dtypes(context: Context) -> Iterator[InspectionFinding]:
                         odd.setdefault(entry.dtype, []).append(entry.name)
         for dtype, names in sorted(odd.items()):
             share = "0.4" if dtype == "BF16" else "0.05"
-            yield finding(
-                "warning",
+            yield about(
                 "scale_dtype",
-                f"{expert}: {len(names)} scales are stored as {dtype}, not F32 ({some(sorted(names))}): each is "
+                expert,
+                f"{len(names)} scales are stored as {dtype}, not F32 ({listed(sorted(names))}): each is "
                 f"rounded by up to {share} %, and loaders that ask for F32 stop.",
-                expert=expert,
-                tensor=min(names),
-                evidence={"dtype": dtype, "tensors": sorted(names)[:20], "count": len(names)},
+                tensors=sorted(names),
+                severity="warning",
                 next_command="export again with float32 scales",
+                dtype=dtype,
             )
 
 
@@ -327,25 +315,22 @@ def keys_against_base(context: Context) -> Iterator[InspectionFinding]:
         missing = sorted(set(base.tensors) - names)
         extra = sorted(names - set(base.tensors))
         if missing:
-            yield finding(
-                "fault",
+            yield about(
                 "tensor_missing",
-                f"{expert}: {len(missing)} of the base's tensors are absent ({some(missing)}): a runtime fills them.",
-                expert=expert,
-                tensor=missing[0],
-                evidence={"tensors": missing[:20], "count": len(missing)},
+                expert,
+                f"{len(missing)} of the base's tensors are absent ({listed(missing)}): a runtime fills them.",
+                tensors=missing,
             )
         variants = parts_of(extra)
         if extra:
-            yield finding(
-                "fault" if missing else "warning",
+            yield about(
                 "tensor_unexpected",
-                f"{expert}: {len(extra)} tensors have no counterpart in the base ({some(extra)})"
+                expert,
+                f"{len(extra)} tensors have no counterpart in the base ({listed(extra)})"
                 + (f": parts of {' and '.join(variants)}, which this base lacks" if variants else "")
                 + ". They were not compared.",
-                expert=expert,
-                tensor=extra[0],
-                evidence={"tensors": extra[:20], "count": len(extra)},
+                tensors=extra,
+                severity="fault" if missing else "warning",
             )
 
 
@@ -377,19 +362,18 @@ def shapes_and_dtypes(context: Context) -> Iterator[InspectionFinding]:
             elif not quantized and entry.dtype not in FLOAT_DTYPES and name not in layerwise:
                 integers.append(f"{name} {entry.dtype}")
         if wrong:
-            yield finding(
-                "fault",
+            yield about(
                 "shape_differs",
-                f"{expert}: {len(wrong)} tensors do not have the shape that the base asks for ({some(wrong)}).",
-                expert=expert,
-                tensor=wrong[0].split(" ")[0],
-                evidence={"tensors": wrong[:20], "count": len(wrong)},
+                expert,
+                f"{len(wrong)} tensors do not have the shape that the base asks for ({listed(wrong)}).",
+                tensors=wrong,
+                first=wrong[0].split(" ")[0],
             )
         if integers:
             yield finding(
                 "fault",
                 "dtype_differs",
-                f"{expert}: tensors that are no Linear weights are not stored as floats ({some(integers)}).",
+                f"{expert}: tensors that are no Linear weights are not stored as floats ({listed(integers)}).",
                 expert=expert,
                 evidence={"tensors": integers[:20]},
             )
@@ -407,12 +391,11 @@ def config_against_tensors(context: Context) -> Iterator[InspectionFinding]:
             if stated != actual
         ]
         if wrong:
-            yield finding(
-                "fault",
+            yield about(
                 "config_contradicts_tensors",
-                f"{expert}: config.json and the tensors describe different models ({some(wrong)}).",
-                expert=expert,
-                evidence={"fields": wrong},
+                expert,
+                f"config.json and the tensors describe different models ({listed(wrong)}).",
+                fields=wrong,
             )
 
 

@@ -12,9 +12,10 @@ from harness.inspector.checks.registration import check
 from harness.inspector.checks.tensors import LARGEST_WEIGHT
 from harness.inspector.context import Context
 from harness.inspector.explain import FACTORS, explain, in_subnormals
-from harness.inspector.findings import finding, some
+from harness.inspector.findings import about, finding
 from harness.inspector.gates import SUBNORMAL_SHARE, is_fnuz
 from harness.records.inspection import InspectionFinding
+from harness.text import listed
 
 LARGEST_GLOBAL = 1.0
 """amax / 2688 (or / 1536): above 1 the weights would reach 1536 and more; every such case seen was an inverse."""
@@ -55,13 +56,12 @@ def scalar_values(context: Context) -> Iterator[InspectionFinding]:
         negative = {name: item.bad_scale for name, item in context.measured.get(expert, {}).items() if item.bad_scale}
         if negative:
             first = min(negative)
-            yield finding(
-                "fault",
+            yield about(
                 "global_scale_degenerate",
-                f"{expert}: {negative[first]} ({some(sorted(negative))}).",
-                expert=expert,
-                module=first,
-                evidence={"modules": sorted(negative)[:20], "count": len(negative)},
+                expert,
+                f"{negative[first]} ({listed(sorted(negative))}).",
+                linears=sorted(negative),
+                first=first,
                 next_command="quantize again",
             )
         texts = {
@@ -71,13 +71,8 @@ def scalar_values(context: Context) -> Iterator[InspectionFinding]:
         }
         for code, tensors in broken.items():
             if tensors:
-                yield finding(
-                    "fault",
-                    code,
-                    f"{expert}: {some(tensors)} {texts[code]}.",
-                    expert=expert,
-                    tensor=tensors[0].split(" ")[0],
-                    evidence={"tensors": tensors[:20], "count": len(tensors)},
+                yield about(
+                    code, expert, f"{listed(tensors)} {texts[code]}.", tensors=tensors, first=tensors[0].split(" ")[0]
                 )
 
 
@@ -115,7 +110,7 @@ def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "warning",
                 "qkv_scales_differ",
-                f"{expert}: q, k and v of {some(apart)} have different global scales: right where they run apart, "
+                f"{expert}: q, k and v of {listed(apart)} have different global scales: right where they run apart, "
                 "wrong in a runtime that fuses them and keeps one.",
                 expert=expert,
                 module=apart[0],
@@ -153,7 +148,7 @@ def qkv_input_scales(context: Context) -> Iterator[InspectionFinding]:
                 yield finding(
                     "fault" if severity == "fault" else "warning",
                     "input_scales_differ",
-                    f"{expert}: Linears that read the same input have different input scales ({some(texts)}): "
+                    f"{expert}: Linears that read the same input have different input scales ({listed(texts)}): "
                     + (
                         "one of them was not measured on this input."
                         if severity == "fault"
@@ -243,15 +238,16 @@ def subnormal_scales(context: Context) -> Iterator[InspectionFinding]:
         name = max(small, key=lambda item: small[item])
         outer = context.measured[expert][name].global_scale
         why = f"weight_scale_2 is {outer:g}" if outer is not None else "there is no second level"
-        yield finding(
-            "fault",
+        yield about(
             "block_scale_subnormal",
-            f"{expert}: {small[name] * 100:.0f} % of the block scales of {name} are subnormal or zero in E4M3, in "
+            expert,
+            f"{small[name] * 100:.0f} % of the block scales of {name} are subnormal or zero in E4M3, in "
             f"{len(small)} Linears, because {why}: the second level must lift them into the format's range.",
-            expert=expert,
-            module=name,
-            evidence={"share": small[name], "global_scale": outer, "modules": sorted(small)[:20], "count": len(small)},
+            linears=sorted(small),
+            first=name,
             next_command="export again with weight_scale_2 = amax / (6 * 448)",
+            share=small[name],
+            global_scale=outer,
         )
 
 
@@ -265,7 +261,7 @@ def plain_values(context: Context) -> Iterator[InspectionFinding]:
                 "fault",
                 "weights_nan",
                 f"{expert}: {sum(spoilt.values())} values that were read are NaN or infinite, and finite in the base "
-                f"({some(sorted(spoilt))}): they exceeded the range of the stored dtype, or were damaged.",
+                f"({listed(sorted(spoilt))}): they exceeded the range of the stored dtype, or were damaged.",
                 expert=expert,
                 tensor=min(spoilt),
                 evidence={"tensors": dict(sorted(spoilt.items())[:20])},
@@ -275,14 +271,12 @@ def plain_values(context: Context) -> Iterator[InspectionFinding]:
         broken = sorted(name for name, item in sane.items() if item.not_finite)
         empty = sorted(name for name, item in sane.items() if item.all_zero and name in _linears(context, expert))
         if broken:
-            yield finding(
-                "fault",
+            yield about(
                 "weights_nan",
-                f"{expert}: {sum(sane[name].not_finite for name in broken)} values that were read are NaN or infinite "
-                f"({some(broken)}).",
-                expert=expert,
-                tensor=broken[0],
-                evidence={"tensors": broken[:20]},
+                expert,
+                f"{sum(sane[name].not_finite for name in broken)} values that were read are NaN or infinite "
+                f"({listed(broken)}).",
+                tensors=broken,
             )
         empty += sorted(
             item.module.weight.name
@@ -290,13 +284,12 @@ def plain_values(context: Context) -> Iterator[InspectionFinding]:
             if item.all_zero and expert not in context.base
         )
         if empty:
-            yield finding(
-                "warning",
+            yield about(
                 "weights_zero",
-                f"{expert}: the rows that were read of {some(empty)} are all zero: never filled, or never trained.",
-                expert=expert,
-                tensor=empty[0],
-                evidence={"tensors": empty[:20]},
+                expert,
+                f"the rows that were read of {listed(empty)} are all zero: never filled, or never trained.",
+                tensors=empty,
+                severity="warning",
             )
 
 
@@ -319,7 +312,7 @@ def weight_values(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "fault",
                 "weights_nan",
-                f"{expert}: {sum(nans.values())} of the values that were read are NaN ({some(sorted(nans))}).",
+                f"{expert}: {sum(nans.values())} of the values that were read are NaN ({listed(sorted(nans))}).",
                 expert=expert,
                 module=min(nans),
                 evidence={"modules": nans},
@@ -338,7 +331,7 @@ def block_scale_values(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "fault",
                 "block_scale_nan",
-                f"{expert}: {sum(nans.values())} block scales are NaN ({some(sorted(nans))}).",
+                f"{expert}: {sum(nans.values())} block scales are NaN ({listed(sorted(nans))}).",
                 expert=expert,
                 tensor=min(nans),
                 evidence={"tensors": nans, "scanned": len(scanned)},
@@ -349,7 +342,7 @@ def block_scale_values(context: Context) -> Iterator[InspectionFinding]:
                 "fault" if lost or _never_zero(context, expert) else "warning",
                 "block_scale_zero",
                 f"{expert}: {sum(zeros.values())} block scales are zero: weights are lost "
-                f"({some(lost or sorted(zeros))}).",
+                f"({listed(lost or sorted(zeros))}).",
                 expert=expert,
                 tensor=(lost or sorted(zeros))[0],
                 evidence={"tensors": zeros, "proven": lost},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
@@ -119,7 +118,7 @@ def resolve_loader(loader: Loader) -> Resolved:
     )
 
 
-def remedies(resolved: Resolved, order: str, layout: str, root: Path | None = None) -> list[str]:
+def remedies(resolved: Resolved, order: str, layout: str) -> list[str]:
     """Return remedies that make this runtime read the bytes correctly: keys to set, or versions to use.
 
     Each remedy was tried on the contract: its prediction is right.
@@ -128,7 +127,6 @@ def remedies(resolved: Resolved, order: str, layout: str, root: Path | None = No
         resolved: a runtime that misreads the bytes.
         order: nibble order that the bytes prove.
         layout: scale layout that the bytes prove.
-        root: the project, for contracts of its own.
     """
     contract, declared = resolved.contract, resolved.declared
     if contract is None or declared is None:
@@ -153,7 +151,7 @@ def remedies(resolved: Resolved, order: str, layout: str, root: Path | None = No
     versions = sorted(
         {
             Version(at): reads_right(rules, declared)
-            for rules in reversed(rules_of(contract.runtime, root))
+            for rules in reversed(rules_of(contract.runtime))
             for at in rules.read_at
         }.items()
     )
