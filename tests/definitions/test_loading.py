@@ -394,8 +394,10 @@ def test_a_path_without_its_dot_names_the_file_that_is_meant(
     fields = "{model: {path: models/wan}, sampling: {image: {path: models/a.png}}}"
     assert [line.partition("cases.one.")[2] for line in refused(f"cases:\n  one: {fields}\n")] == [
         "model.path: models/wan names a repository on the hub; for the folder that is here write ./models/wan",
-        "sampling.image.path: models/a.png names a repository on the hub; for the file that is here write "
-        "./models/a.png",
+        (
+            "sampling.image.path: models/a.png names a repository on the hub; for the file that is here write "
+            "./models/a.png"
+        ),
     ]
     # a name on the hub with its commit is one, whatever lies here
     load("cases:\n  one: {model: {path: models/wan, revision: unresolved}}\n")
