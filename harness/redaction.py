@@ -331,6 +331,11 @@ def shapes(text: str) -> str:
     return _ASSIGNED.sub(_hidden_value, text) if any(mark in low for mark in _WORD_MARKS) else text
 
 
+def shape_of_token(text: str) -> bool:
+    """Return whether ``text`` holds a token of a known shape (``hf_...``) or a password in a URL."""
+    return any(mark in text.lower() for mark in _SHAPE_MARKS) and _SHAPES.search(text) is not None
+
+
 def redact(text: str) -> str:
     """Return ``text`` without secrets; see :class:`Redactor`."""
     return Redactor().text(text)

@@ -269,7 +269,10 @@ class Waiver(Frozen):
     )
     owner: Visible = Field(min_length=1)
     reason: Visible = Field(min_length=1)
-    issue: str = Field(pattern=r"^https?://[^\s/]+[^\s]*$")
+    issue: str = Field(
+        pattern=r"^https?://[^\s/]+[^\s]*$",
+        description="address of the issue, such as https://github.com/owner/name/issues/12",
+    )
     expires: date
 
     @property

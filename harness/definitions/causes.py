@@ -6,6 +6,7 @@ its checks write, codes of frames from a module without numpy.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -73,7 +74,10 @@ def check_cause(cause: str, metrics: Iterable[str]) -> str | None:
         cause: the text after the colon of ``expect``.
         metrics: names of the metrics that are installed.
     """
+    metrics = tuple(metrics)
     limit = _LIMIT.fullmatch(cause)
+    if limit is None and (misspelt := _limit_of(cause, metrics)):
+        return f"no verdict has the cause {cause!r}; did you mean {misspelt}?"
     if limit is None:
         known_codes = CAUSES | installed_codes()
         return (
@@ -85,11 +89,19 @@ def check_cause(cause: str, metrics: Iterable[str]) -> str | None:
     return f"no verdict has the cause {cause!r}: no metric is called {limit[1]!r}; {did_you_mean(limit[1], names)}"
 
 
+def _limit_of(cause: str, metrics: Iterable[str]) -> str | None:
+    """Return the cause ``<metric>_below_limit`` or such that ``cause`` misspells, or ``None``."""
+    if cause in CAUSES | installed_codes():
+        return None
+    limits = [f"{name}_{side}_limit" for name in (*metrics, *MEASURES) for side in ("above", "below", "outside")]
+    return next(iter(difflib.get_close_matches(cause, limits, n=1, cutoff=0.85)), None)
+
+
 def names_nothing(cause: str) -> bool:
     """Return whether any breakage could have this cause, so that neither a control nor a waiver may name it."""
     return cause in UNMEASURED or cause in _ENGINE or cause.startswith("limits_")
 
 
 def _suggestion(cause: str, names: Iterable[str]) -> str:
-    hint = did_you_mean(cause, names)
-    return hint if hint.startswith("did you") else "the causes are in harness/definitions/causes.py"
+    hint = did_you_mean(cause, [name for name in names if not names_nothing(name)])
+    return hint if hint.startswith("did you") else "the causes are in docs/troubleshooting.md of quantgate's repository"

@@ -14,7 +14,7 @@ from typing import Final
 from harness.definitions.case import Case, CheckpointRef, ImageRef, Waiver
 from harness.definitions.causes import STAGES, check_cause, names_nothing
 from harness.definitions.contract import parse_contract
-from harness.definitions.environment import check_leased, check_name
+from harness.definitions.environment import check_leased, check_name, check_value
 from harness.definitions.image import PictureError, decode, digest, read_picture
 from harness.definitions.installed import attention_backends, check_contract
 from harness.definitions.program import check_command
@@ -48,14 +48,15 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
     yield from _backend(case)
     if case.backend == "command":
         yield from check_command(case.command)
-    for name in case.env:
-        if wrong := check_name(name, case.backend, case.pass_env):
+    yield from _process_texts(case)
+    for name, value in case.env.items():
+        if wrong := check_name(name, case.backend, case.pass_env) or check_value(name, value):
             yield ("env", name), wrong
     for index, name in enumerate(case.pass_env):
         if wrong := check_leased(name):
             yield ("pass_env", index), wrong
     for role, ref in case.checkpoints().items():
-        yield from _checkpoint(role, ref)
+        yield from _checkpoint(role, ref, root)
     for index, text in enumerate(case.contracts):
         try:
             wrong = check_contract(parse_contract(text), root)
@@ -134,13 +135,32 @@ def backends() -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in entry_points(group=BACKENDS)}))
 
 
-def _checkpoint(role: str, ref: CheckpointRef) -> Iterator[Finding]:
+def _process_texts(case: Case) -> Iterator[Finding]:
+    """Yield the texts that no process can be started with: an argument or a variable ends at a NUL character."""
+    texts: list[tuple[tuple[str | int, ...], str]] = [
+        *((("command", index), part) for index, part in enumerate(case.command)),
+        *((("env", name), value) for name, value in case.env.items()),
+        *((("runtime_args", name), str(value)) for name, value in case.runtime_args.items()),
+    ]
+    if case.server is not None:
+        texts += ((("server", "command", index), part) for index, part in enumerate(case.server.command))
+    for place, text in texts:
+        if "\0" in text:
+            yield place, "holds a NUL character, with which no program can be started; take it out"
+
+
+def _checkpoint(role: str, ref: CheckpointRef, root: Path) -> Iterator[Finding]:
     if ref.is_local:
         if ref.path.startswith("./") and not _inside(ref.path):
             problem = f"{ref.path} leads out of the repository; write a folder elsewhere as /folder or ~/folder"
             yield (role, "path"), problem
         if ref.revision is not None:
             yield (role, "revision"), "a folder has no revision; its files are digested instead"
+    elif ref.revision is None and _exists(root, ref.path):
+        yield (
+            (role, "path"),
+            f"{ref.path} names a repository on the hub; for the folder that is here write ./{ref.path}",
+        )
     elif not HUB_NAME.fullmatch(ref.path) or ".." in ref.path:
         yield (role, "path"), f"{ref.path!r} is neither ./folder nor owner/name on the hub"
     elif ref.revision is None:
@@ -159,7 +179,7 @@ def _images(case: Case, root: Path) -> Iterator[Finding]:
         yield ("sampling", "last_image"), "is given beside `image`: no pipeline takes a last frame alone"
     for field, image in sampling.images().items():
         if not image.is_local:
-            yield from _hub_image(field, image)
+            yield from _hub_image(field, image, root)
             continue
         if not _lies_in(image.path, root):
             yield ("sampling", field, "path"), f"{image.path} leads out of the repository; pictures lie inside it"
@@ -177,7 +197,19 @@ def _images(case: Case, root: Path) -> Iterator[Finding]:
             yield ("sampling", field, "sha256"), f"{image.path} has sha256 {digest(data)}: it is another picture"
 
 
-def _hub_image(field: str, image: ImageRef) -> Iterator[Finding]:
+def _exists(root: Path, path: str) -> bool:
+    """Return whether ``path``, written without ``./``, leads to a file or folder in the repository."""
+    try:
+        return _lies_in(path, root) and (root / path).exists()
+    except (OSError, ValueError):
+        return False  # too long a name, or a character that no path has
+
+
+def _hub_image(field: str, image: ImageRef, root: Path) -> Iterator[Finding]:
+    if image.revision is None and image.file is None and _exists(root, image.path):
+        problem = f"{image.path} names a repository on the hub; for the file that is here write ./{image.path}"
+        yield ("sampling", field, "path"), problem
+        return
     if not HUB_NAME.fullmatch(image.path) or ".." in image.path:
         yield ("sampling", field, "path"), f"{image.path!r} is neither ./file nor owner/name on the hub"
         return
@@ -285,7 +317,9 @@ def check_golden_of(cases: Sequence[Case]) -> Iterator[tuple[str, str, str]]:
         other = by_id.get(case.golden_of)
         if other is None:
             continue
-        if other.golden_of is not None:
+        if other is case:
+            yield case.id, "golden_of", "names the case itself; take it out, or name the case whose golden is meant"
+        elif other.golden_of is not None:
             yield case.id, "golden_of", f"{other.id} has no golden of its own; name {other.golden_of}"
         else:
             for part in ("sampling", "scheduler"):

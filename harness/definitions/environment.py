@@ -8,6 +8,8 @@ import re
 from importlib.metadata import entry_points
 from typing import Final, NamedTuple
 
+from harness.redaction import shape_of_token
+
 GROUP: Final = "quantgate.environments"
 """Entry points of this group name an :class:`EnvironmentRule` for a backend of another distribution."""
 
@@ -108,6 +110,16 @@ def check_leased(name: str) -> str | None:
     if name not in LEASED:
         return None
     return f"{name} belongs to the lease of the GPU; take it out, and choose the runner with `runners:`"
+
+
+def check_value(name: str, value: str) -> str | None:
+    """Return the fault of a value in the ``env`` of a case that has the shape of a token, or ``None``.
+
+    The value is not quoted: a case file is committed, and its errors are printed in public logs.
+    """
+    if shape_of_token(value):
+        return f"its value looks like a secret; take it from the caller: `pass_env: [{name}]`"
+    return None
 
 
 def check_name(name: str, backend: str, pass_env: tuple[str, ...]) -> str | None:

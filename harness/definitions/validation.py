@@ -92,12 +92,17 @@ def _sentence(model: type[BaseModel], loc: Location, detail: ErrorDetails, writt
         return f"must be text; write it in quotes: {json.dumps(json.dumps(value) if source is None else source)}"
     if kind == "too_short":
         return f"must have at least {detail.get('ctx', {}).get('min_length', 1)} entry"
+    if kind == "string_type" and isinstance(value, dict) and list(value.values()) == [None]:
+        # YAML reads an unquoted {out} as a mapping
+        return f"must be text; write it in quotes: {json.dumps('{' + next(iter(value)) + '}')}"
     if (plain := _plain(detail)) is not None:
         return f"{plain}, not {_shown(value)}"
     if isinstance(value, dict | list):
         return message
-    if kind == "string_pattern_mismatch" and (description := _description(model, loc)):
-        return f"{json.dumps(value, default=str)} cannot stand here; write: {description}"
+    if kind == "string_pattern_mismatch":
+        pattern = str(detail.get("ctx", {}).get("pattern"))
+        words = _description(model, loc) or _PATTERNS.get(pattern) or f"text of the form {pattern}"
+        return f"{json.dumps(value, default=str)} cannot stand here; write: {words}"
     return f"{message}, not {json.dumps(value, default=str)}"
 
 
@@ -127,6 +132,15 @@ _WORDS = {
     "date_from_datetime_parsing": "must be a date, such as 2026-12-31",
 }
 """pydantic's errors in the words of somebody who writes YAML. https://docs.pydantic.dev/latest/errors/validation_errors/"""
+
+
+_PATTERNS = {
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "the name of a variable: letters, digits and _, and no digit first",
+    r"^[A-Za-z_][A-Za-z0-9_?*]*$": "the name of a variable, or a glob such as MKL_*",
+    r"^[a-z][a-z0-9_]{0,31}$": "the name of a runner: small letters, digits and _, a letter first, at most 32",
+    r"^[a-z0-9][a-z0-9_-]*==[0-9][0-9A-Za-z.+!-]*$": "a runtime and its version, such as sglang==0.5.23",
+}
+"""Patterns of the types that several fields share, in words. A field of its own pattern has a description."""
 
 
 def _plain(detail: ErrorDetails) -> str | None:

@@ -131,7 +131,7 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("env: {CUDA_VISIBLE_DEVICES: '0'}", "env.CUDA_VISIBLE_DEVICES: CUDA_VISIBLE_DEVICES belongs to the lease"),
         ("pass_env: [CUDA_DEVICE_ORDER]", "pass_env.0: CUDA_DEVICE_ORDER belongs to the lease of the GPU"),
         ("env: {HF_TOKEN: abc}", "env.HF_TOKEN: HF_TOKEN looks like a secret"),
-        ("env: {BAD-NAME: x}", "env.BAD-NAME: string should match pattern"),
+        ("env: {BAD-NAME: x}", 'env.BAD-NAME: "BAD-NAME" cannot stand here'),
         ("contracts: ['sglang>=0.5']", "contracts.0: 'sglang>=0.5' is not of the form runtime==version"),
         ("expect: fial", 'expect: "fial" cannot stand here; write: `pass`, or the failure by which a negative control'),
         ("loader: {nibble_order: high_first}", "loader.nibble_order: has no effect"),
@@ -183,6 +183,27 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
             'model.revision: must be text; write it in quotes: "0123456789012345678901234567890123456789"',
         ),
         ("golden_of: nobody", "golden_of: no case 'nobody' in this file"),
+        ("golden_of: one", "golden_of: names the case itself"),
+        ("env: {'A B': x}", 'env.A B: "A B" cannot stand here; write: the name of a variable'),
+        (
+            '{backend: command, command: [a, "{case_json}", {out}]}',
+            'command.2: must be text; write it in quotes: "{out}"',
+        ),
+        (
+            '{backend: command, command: [a, "{case_json}", "{out}", "a\\0b"]}',
+            "command.3: holds a NUL character, with which no program can be started",
+        ),
+        ('{backend: command, command: [a, "{case_json}", "{out}"], env: {A: "x\\0y"}}', "env.A: holds a NUL"),
+        ("env: {OMP_NUM_THREADS: hf_" + "a" * 30 + "}", "env.OMP_NUM_THREADS: its value looks like a secret; take it"),
+        ("env: {OMP_NUM_THREADS: 'http://me:passw0rd@host/'}", "env.OMP_NUM_THREADS: its value looks like a secret"),
+        (
+            "expect: 'regression:ssim_below_limt'",
+            "expect: no verdict has the cause 'ssim_below_limt'; did you mean ssim_b",
+        ),
+        (
+            "{waiver: {expect: 'regression:a', owner: o, reason: r, issue: 12-b, expires: 2026-01-01}}",
+            'waiver.issue: "12-b" cannot stand here; write: address of the issue, such as https://',
+        ),
         (
             "{waiver: {owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",
             "waiver.expect: is required, and neither the case nor `defaults` states it; for example regression:flick",
@@ -363,6 +384,23 @@ def test_a_control_asks_for_the_video_it_is_compared_with(refused, load, more, s
     assert load(CONTROL.format(more=""))[1].case.golden_of == "right"
     (message,) = refused(CONTROL.format(more=more))
     assert message.startswith(f"cases/a.yaml:{LINE + 1}: cases.wrong.{said}")
+
+
+def test_a_path_without_its_dot_names_the_file_that_is_meant(
+    refused: Callable[..., list[str]], load: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "models" / "wan").mkdir(parents=True)
+    (tmp_path / "models" / "a.png").touch()
+    fields = "{model: {path: models/wan}, sampling: {image: {path: models/a.png}}}"
+    assert [line.partition("cases.one.")[2] for line in refused(f"cases:\n  one: {fields}\n")] == [
+        "model.path: models/wan names a repository on the hub; for the folder that is here write ./models/wan",
+        (
+            "sampling.image.path: models/a.png names a repository on the hub; for the file that is here write "
+            "./models/a.png"
+        ),
+    ]
+    # a name on the hub with its commit is one, whatever lies here
+    load("cases:\n  one: {model: {path: models/wan, revision: unresolved}}\n")
 
 
 def test_a_golden_is_not_borrowed_twice(refused):

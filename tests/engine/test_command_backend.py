@@ -14,7 +14,7 @@ import pytest
 from builders import make_case
 
 from harness.definitions.case import Case
-from harness.engine.backends.command_backend import _run, _usage
+from harness.engine.backends.command_backend import CommandBackend, _run, _usage
 from harness.engine.owner import EngineOwner
 from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import read_clip
@@ -111,6 +111,29 @@ def test_a_crash_keeps_the_end_of_both_streams(run: Run) -> None:
     output = caught.value.output
     assert output["stdout"].splitlines() == [f"step {number}" for number in range(20, 40)]
     assert output["stderr"].splitlines() == ["Traceback", "RuntimeError: shapes do not match"]
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "kind", "words"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB", "loading", "oom", "its stdout ends: torch.OutOf"),
+        ("retried after CUDA out of memory\\nstep 1", "KeyError: 'x'", "crash", "its stderr ends: KeyError: 'x'"),
+        ("", "RuntimeError: first line\\nsecond line", "crash", "its stderr ends: RuntimeError: first line"),
+        ("", "[rank0]: torch.OutOfMemoryError: CUDA out of memory\\nbye", "oom", "[rank0]: torch.OutOfMemoryError"),
+        ("done", "Segmentation fault", "crash", "its stderr ends: Segmentation fault"),
+    ],
+)
+def test_the_error_is_found_in_either_stream(tmp_path: Path, stdout: str, stderr: str, kind: str, words: str) -> None:
+    program = tmp_path / "program.sh"
+    program.write_text(f'printf "{stdout}"\nprintf "{stderr}" >&2\nexit 1\n')
+    backend = CommandBackend()
+    backend.set_root(tmp_path)
+    case = _case(command=["sh", str(program), "{case_json}", "{out}"])
+    backend.load(case, {}, "cpu", lambda _: None)
+    with pytest.raises(InfraError) as caught:
+        backend.generate(case, tmp_path / "out", lambda _: None)
+    assert caught.value.kind == kind
+    assert words in caught.value.message
 
 
 def test_no_passed_value_is_in_the_words_of_a_crash(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -182,8 +183,15 @@ def link(tmp_path: Path) -> None:
     [
         (lambda at: None, "it wrote nothing"),
         (objects, "cannot be read"),
-        (pickle_file, "a.pt, which is no such file"),
-        (link, "it wrote nothing"),
+        (pickle_file, "a.pt is a pickle, which is never loaded"),
+        (link, "a.npy is a link, which is not followed"),
+        (lambda at: (at / "frames.safetensors").touch(), "frames.safetensors is empty"),
+        (lambda at: (at / "frames.safetensors").write_text("Error: no GPU\n"), "frames.safetensors is a text file"),
+        (lambda at: (at / "frames.safetensors").mkdir(), "frames.safetensors is a folder without a file"),
+        (lambda at: os.mkfifo(at / "frames.safetensors"), "frames.safetensors is no regular file"),
+        (lambda at: Image.fromarray(bytes_of()[0]).save(at / "program" / "0.jpg"), "0.jpg is a JPEG"),
+        (lambda at: np.savez(at / "program" / "a.npz", bytes_of()), "a.npz is a zip archive"),
+        (lambda at: (at / "program" / "a.bin").write_bytes(bytes(range(200))), "a.bin begins like no format"),
         (lambda at: npy(at / "program" / "a.npy", bytes_of()[:-1]), "[4, 32, 48, 3]"),
         (lambda at: npy(at / "program" / "a.npy", video().transpose(0, 3, 1, 2)), "[5, 3, 32, 48]"),
         (lambda at: npy(at / "program" / "a.npy", video().astype(np.float64)), "float64"),

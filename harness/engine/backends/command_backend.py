@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -226,12 +227,42 @@ def _run(arguments: list[str], root: Path, case: Case) -> None:
         return
     secrets = secrets_of(case)  # redact before lines are cut: half a secret would not be recognized
     output = {stream: text for stream, tail in tails.items() if (text := _short(redact(tail.text(), secrets)))}
-    # stderr first: programs usually write their errors there
-    stream = "stderr" if "stderr" in output else "stdout"
-    last = output[stream].splitlines()[-1].strip()[:_SENTENCE] if output else ""
-    ending = f"; its {stream} ends: {last}" if last else "; it wrote nothing"
+    last = _last_words(output)
     kind = kind_of(RuntimeError(output.get("stderr", "")))
+    if kind == "crash" and "stdout" in output and not _raised(output.get("stderr", "")):
+        # a program that logs to stdout reports its error there; of its end only, since it may have coped with others
+        kind = kind_of(RuntimeError("\n".join(output["stdout"].splitlines()[-_LAST_WORDS:])))
+    ending = f"; its {last[0]} ends: {last[1]}" if last is not None else "; it wrote nothing"
     raise InfraError(f"{name} ended with {describe_exit(code)}{ending}", place=case.id, kind=kind, output=output)
+
+
+_RAISED = re.compile(r"(?:\[rank\d+\]: ?)?(?:\w+\.)*[A-Z]\w*(?:Error|Exception)(?::|$)")
+"""The line of a Python traceback that names the exception, which torchrun puts the rank in front of."""
+_LAST_WORDS = 5
+"""Last lines of stdout in which the kind of an error is looked for."""
+
+
+def _last_words(output: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the stream and the line that tell best why a program ended, or ``None`` if it wrote nothing.
+
+    A line that names a Python exception comes first, since its message may go on over further lines. Otherwise it is
+    the last line: that of stderr, where programs usually write their errors.
+
+    Args:
+        output: text by stream, ``stdout`` and ``stderr``; a stream that is absent is empty.
+    """
+    for stream in ("stderr", "stdout"):
+        if raised := _raised(output.get(stream, "")):
+            return stream, raised[-1][:_SENTENCE]
+    for stream in ("stderr", "stdout"):
+        if lines := output.get(stream, "").strip().splitlines():
+            return stream, lines[-1].strip()[:_SENTENCE]
+    return None
+
+
+def _raised(text: str) -> list[str]:
+    """Return the lines of a program's output that name a Python exception."""
+    return [line.strip() for line in text.splitlines() if _RAISED.match(line.strip())]
 
 
 class _Tail(threading.Thread):

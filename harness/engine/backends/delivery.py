@@ -30,7 +30,10 @@ LOSSY = (
 )
 _ORDER: tuple[Container, ...] = ("safetensors", "npy", "png", "video")
 """Best fidelity first: if several containers hold the same video, the best is read."""
-FORMS = "correct what the program writes: docs/bring-your-runtime.md lists the files and values that are read"
+FORMS = (
+    "correct what the program writes: docs/bring-your-runtime.md in quantgate's repository lists the files and values "
+    "that are read"
+)
 """Next step for frames that are not as requested."""
 _MOST_HEADER = 16
 _MOST_LISTED = 5
@@ -102,14 +105,53 @@ def _choose(out: Path, folder: Path) -> tuple[Container, list[Path]]:
             )
         if files:
             return container, sorted(files, key=_natural)
-    seen = [path.name for path in _files(out, folder)][:_MOST_LISTED]
-    seen_names = f"{', '.join(seen)}, which is no such file" if seen else "nothing"
-    # the engine's log is the place to look: the parent names it where an error has no remedy
+    written = [f"{path.name} {_describe(path)}" for path in [*_files(out, folder), *_not_files(out, folder)]]
+    # if nothing was written, the engine's log is the place to look: the parent names it if an error has no remedy
     raise _refused(
-        f"the program's result cannot be read: it wrote {seen_names}, where safetensors, npy, PNG or a video is read",
+        f"the program's result cannot be read: {', '.join(written[:_MOST_LISTED]) or 'it wrote nothing'}; "
+        "safetensors, npy, PNG and videos are read",
         out,
-        remedy="",
+        remedy=FORMS if written else "",
     )
+
+
+def _not_files(out: Path, folder: Path) -> list[Path]:
+    """Return what lies in the places for frames and is no plain file: links, pipes, a folder without files."""
+    beside = sorted(out.parent.glob(f"{out.name}*")) if out.parent.is_dir() else []
+    inside = sorted(folder.rglob("*")) if folder.is_dir() else []
+    return [path for path in [*beside, *inside] if path.is_symlink() or not path.is_file()]
+
+
+_OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "is a JPEG"),
+    (b"GIF8", "is a GIF"),
+    (b"RIFF", "is a WebP or WAV file"),
+    (b"BM", "is a BMP"),
+    (b"II*\0", "is a TIFF"),
+    (b"MM\0*", "is a TIFF"),
+    (b"PK\x03\x04", "is a zip archive, as torch.save and numpy.savez write it; neither is loaded"),
+    (b"\x80", "is a pickle, which is never loaded"),
+)
+"""First bytes of formats that programs write by mistake, and the predicate of the error."""
+
+
+def _describe(path: Path) -> str:
+    """Return a predicate that says of which kind an unusable result is, such as ``is empty``."""
+    if path.is_symlink():
+        return "is a link, which is not followed"
+    if path.is_dir():
+        return "is a folder without a file that is read"
+    if not path.is_file():
+        return "is no regular file"
+    with path.open("rb") as file:
+        head = file.read(256)
+    if not head:
+        return "is empty"
+    for magic, words in _OTHER_FORMATS:
+        if head.startswith(magic):
+            return words
+    is_text = all(byte >= 0x20 or byte in b"\t\n\r\x1b" for byte in head)
+    return "is a text file" if is_text else "begins like no format that is read"
 
 
 def _files(out: Path, folder: Path) -> list[Path]:
