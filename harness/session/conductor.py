@@ -41,7 +41,7 @@ from harness.session.attempts import lost_record
 from harness.session.clock import newest_time
 from harness.session.contents import Contents
 from harness.session.context import CaseFinished, Event, Progress, SessionContext, Stage, StageStarted
-from harness.session.experiments import ATTRIBUTED, Laboratory, investigate
+from harness.session.experiments import Laboratory, investigate, is_explainable
 from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
 from harness.session.perf import Timed, judge_perf
@@ -244,7 +244,11 @@ class Session:
         if record.verdict.cause in PERF_CAUSES:  # the performance stage has named the cause already
             return record
         # after an error there is nothing complete to explain, and the engine of the experiments may be gone
-        if outcome not in ATTRIBUTED or run.evidence.error is not None or self.context.attribution_seconds <= 0:
+        if (
+            not is_explainable(outcome, record.verdict.cause)
+            or run.evidence.error is not None
+            or self.context.attribution_seconds <= 0
+        ):
             return record
         try:
             return self._investigated(run, record, outcome)
