@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +34,9 @@ from harness.goldens.store import open_store
 from harness.goldens.workspace import Workspace
 from harness.machine.devices import cpu_device, gpu_devices
 from harness.perf.baseline import build, load_baseline
+from harness.perf.speed import usage_at_usual_speed
 from harness.records.case_record import CaseRecord
+from harness.records.perf import Usage
 from harness.records.run_folder import RECORD_FILE
 from harness.session.conductor import Session
 from harness.session.context import SessionContext
@@ -281,13 +284,26 @@ def main() -> int:
         return measure(bench, models, options)
 
 
+def scatter(healthy: Sequence[Usage]) -> Iterator[str]:
+    """Yield how far the median steps of healthy runs scatter, as measured and at the usual speed of the CPU."""
+    speeds = [statistics.median(usage.cpu.steps) for usage in healthy if usage.cpu is not None]
+    if len(healthy) < 3 or len(speeds) < len(healthy):
+        return
+    usual = statistics.median(speeds)
+    corrected = [usage_at_usual_speed(usage, usual) for usage in healthy]
+    for label, usages in (("as measured", healthy), ("at the usual speed of the CPU", corrected)):
+        logs = [math.log(statistics.median(usage.warm)) for usage in usages]
+        span = math.exp(max(logs) - min(logs)) - 1
+        yield f"healthy steps {label}: scatter of runs {statistics.stdev(logs):.1%}, slowest over fastest {span:+.0%}"
+
+
 def measure(bench: Bench, models: Models, options: argparse.Namespace) -> int:
     """Baseline, faults and healthy repeats, a line each. Returns the exit code."""
     step = bench.baseline(options.baseline)
     wrong, recorded = 0, {}
     wanted = [trial for trial in faults(models) if options.only in trial.name]
     trials = (*wanted, *(Trial(f"healthy-{number:02}", ("within",)) for number in range(options.healthy)))
-    steps = []
+    steps, pairs = [], []
     for trial in trials if step is not None else ():
         record = bench.run(trial, step or 0.0)
         if record is None:
@@ -301,12 +317,15 @@ def measure(bench: Bench, models: Models, options: argparse.Namespace) -> int:
         _show(record, trial.name, "right" if right else f"WRONG: must be {' or '.join(trial.states)} {trial.causes}")
         if trial.name.startswith("healthy") and record.generation and record.generation.usage:
             steps.append(list(record.generation.usage.warm))
+            pairs.append(record.generation.usage)
     size = f" at width {options.width}" if options.width else ""
     recorded = {f"embedded model in FP8{size}, {options.device}": steps}
     (options.out / "recorded.json").write_text(json.dumps(recorded), encoding="utf-8")
     if step is None:
         print("the budget ended: run the same command again to go on")
         return 2
+    for line in scatter(pairs):
+        print(line)
     print(f"{len(trials)} runs, {wrong} wrong answers")
     return 1 if wrong else 0
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from harness.perf.quiet import disturbances
-from harness.perf.rule import CONFIRMATIONS, LEAST_RUNS, Comparison, Rule, beyond, compare_steps, compare_values
+from harness.perf.rule import CONFIRMATIONS, LEAST_RUNS, Comparison, Rule, compare_steps, compare_values, confirms
 from harness.perf.trend import change_points
 from harness.records.case_record import CaseRecord
 from harness.records.run_folder import RECORD_FILE
@@ -156,9 +156,11 @@ def gate(baseline: Sequence[F64], run: F64, again: Callable[[], F64]) -> bool:
     """The gate's answer; a run that is called slower is generated again, until one does not bear it out."""
     steps = [list(map(float, one)) for one in baseline]
     first = _compare(steps, run)
-    return first.direction == "slower" and all(
-        beyond(_compare(steps, again()).ratio, EFFECT) for _ in range(CONFIRMATIONS)
-    )
+    return first.direction == "slower" and all(_confirms(_compare(steps, again())) for _ in range(CONFIRMATIONS))
+
+
+def _confirms(compared: Comparison) -> bool:
+    return confirms(compared.ratio, compared.p, EFFECT)
 
 
 def _compare(steps: list[list[float]], run: F64) -> Comparison:
@@ -199,7 +201,7 @@ def _load_trial(draw: Draw, scenario: Scenario, effect: float) -> Answers:
         if first.direction == "slower":
             # the confirming loads are warm: the files are in memory by now
             further = ((1 + effect) * draw.load(warm=True)[0] for _ in range(CONFIRMATIONS))
-            slower = all(beyond(compare_values(warm, one).ratio, EFFECT) for one in further)
+            slower = all(_confirms(compare_values(warm, one)) for one in further)
     mean = float(np.mean([one for one, _ in loads]))
     return {"gate": slower, "SGLang": seconds > 1.25 * mean, "plain 10 %": seconds > 1.10 * mean}
 

@@ -28,6 +28,8 @@ from harness.text import clean
 HIDDEN = "<redacted>"
 SHORTEST_VALUE = 8
 """Least characters of a value that is redacted. A shorter value could be an ordinary word."""
+_SHORT = 200
+"""Characters of a text whose result is kept for the next time."""
 SHORTEST_BEGINNING = 4
 """Least characters of the beginning of a value that is hidden if a text ends with it."""
 _SHORTEST_LINE = 8
@@ -163,6 +165,7 @@ def registered() -> dict[str, str]:
         return dict(_registered)
 
 
+@lru_cache(maxsize=1 << 12)
 def is_secret_name(name: str) -> bool:
     """Return whether a key or variable of this name holds a secret: the name ends in a word such as ``token``."""
     return len(name) <= 300 and _SECRET_NAME.fullmatch(name) is not None
@@ -319,6 +322,16 @@ def _hide_strings(value: Any) -> Any:
 
 def shapes(text: str) -> str:
     """Return ``text`` without tokens of a known shape, private keys, and values after words such as ``password:``."""
+    # a record repeats its names of modules and its digests tens of thousands of times
+    return _short_shapes(text) if len(text) <= _SHORT else _shapes_in(text)
+
+
+@lru_cache(maxsize=1 << 15)
+def _short_shapes(text: str) -> str:
+    return _shapes_in(text)
+
+
+def _shapes_in(text: str) -> str:
     if "PRIVATE KEY" in text:
         text = _without_keys(text)
     # most text holds none of these marks, and the search costs a hundredth of the patterns

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -122,3 +123,15 @@ CONDITIONING: dict[str, Conditioning] = {
         "no frame is marked as clean",
     ),
 }  # fmt: skip
+
+
+def alters(fault: Conditioning, picture: torch.Tensor) -> bool:
+    """Return whether a fault changes anything for this picture, [1, 3, H, W] in -1..1.
+
+    In a picture whose red and blue are equal nobody can exchange them. Faults behind the pixels always count.
+    """
+    if fault.place != "pixels":
+        return True
+    pipe = SimpleNamespace(video_processor=SimpleNamespace(preprocess=lambda: picture))
+    with fault.patch(pipe):
+        return not torch.equal(pipe.video_processor.preprocess(), picture)

@@ -100,7 +100,11 @@ def score(design: Design, settings: Settings, rule: Rule, plot: Path | None) -> 
     from benchmarks.power.score import read_some, scorers
     from benchmarks.power.tables import print_all
 
-    wanted = [(task, case) for task in design.tasks() for case in design.cases()]
+    every = [(task, case) for task in design.tasks() for case in design.cases()]
+    wanted = [(task, case) for task, case in every if settings.model.alters(task, case[0])]
+    if len(every) > len(wanted):
+        names = sorted({f"{task.name}, prompt {case[0]}" for task, case in set(every) - set(wanted)})
+        print(f"{len(every) - len(wanted)} left out, because they change nothing in their picture: {'; '.join(names)}")
     missing = [(task, case) for task, case in wanted if not settings.result(task, case).exists()]
     calibrated = set(calibration(design.calibration_runs))
     broken = {case for task, case in missing if task in calibrated or task.carries}

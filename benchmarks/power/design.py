@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Side = Literal["golden", "calibration", "benign", "fault"]
@@ -234,7 +234,6 @@ class Design:
     calibration_runs: int = 12
     benign_runs: int = 99
     faults: tuple[Task, ...] = GENERATED
-    left_out: tuple[str, ...] = field(default=())
 
     def cases(self) -> list[tuple[int, int]]:
         """Prompt and seed of every case."""

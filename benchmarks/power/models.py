@@ -9,7 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.faults.conditioning import CONDITIONING
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.faults.conditioning import CONDITIONING, alters
 from benchmarks.power.design import GENERATED, PROMPTS, Engine, Task
 
 ModelName = Literal["t2v", "i2v", "ti2v"]
@@ -54,6 +58,10 @@ class Model:
         if self.takes_picture:
             return export_variants.export(self.name if form == "bf16" else f"{self.name}-{form}", out)
         return TINY / self.weights if form == "bf16" else export.export(form, out)
+
+    def alters(self, task: Task, prompt: int) -> bool:
+        """Return whether a task changes anything for the picture of this prompt; if not, it is no fault there."""
+        return not task.condition or alters(CONDITIONING[task.condition], _pixels(prompt))
 
     def faults(self) -> tuple[Task, ...]:
         """The faults that are generated: those of every model, and those of the conditioning."""
@@ -102,6 +110,13 @@ def picture(prompt: int) -> bytes:
     file = io.BytesIO()
     first_frame(Asked(seen, seed=1000 + prompt)).save(file, "png")
     return file.getvalue()
+
+
+@cache
+def _pixels(prompt: int) -> torch.Tensor:
+    """The picture of a prompt as a pipeline prepares it: [1, 3, H, W] in -1..1."""
+    pixels = np.asarray(Image.open(io.BytesIO(picture(prompt))).convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None]
 
 
 def image_of(prompt: int) -> dict[str, Any]:

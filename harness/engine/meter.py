@@ -1,11 +1,13 @@
 """Measure one generation in the engine's process: seconds of steps, text encoder and VAE; memory per stage.
 
 On CUDA a time stamp is an event on the stream. The events are read once at the end, so that measuring never waits for
-the device. On other devices it is the host's clock. The pipeline's arithmetic is not changed.
+the device. On other devices it is the host's clock, with a fixed computation beside each step
+(`harness.engine.yardstick`). The pipeline's arithmetic is not changed.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +16,8 @@ from typing import Any, cast
 
 import torch
 
-from harness.records.perf import Stage, StageMemory, Usage
+from harness.engine.yardstick import Yardstick
+from harness.records.perf import CpuSpeed, Stage, StageMemory, Usage
 
 EXPERTS = ("transformer", "transformer_2")
 Mark = Any
@@ -41,6 +44,9 @@ class Meter:
         self._stage: Stage = "encode"
         self._before = self._allocated()
         self._compiled = _compilations()
+        # a GPU has a clock to read, and its steps do not depend on the speed of the host
+        self._yardstick = None if self._cuda else Yardstick()
+        self._speeds: dict[str, list[float]] = {"text_encoder": [], "step": [], "vae": []}
         self._began = time.perf_counter()
         self._total = 0.0
 
@@ -90,7 +96,7 @@ class Meter:
             if self._cuda:
                 torch.cuda.synchronize()
             self._close_stage()
-            self._total = time.perf_counter() - self._began
+            self._total = time.perf_counter() - self._began - (self._yardstick.spent if self._yardstick else 0.0)
 
     def usage(self) -> Usage:
         """Return the measurements. Call this after the results of the generation were freed, as far as possible."""
@@ -110,6 +116,7 @@ class Meter:
             compilations=None if compiled is None else compiled - (self._compiled or 0),
             attention=self._attention,
             emulated=self._emulated,
+            cpu=self._cpu(),
         )
 
     @property
@@ -122,6 +129,7 @@ class Meter:
             if self._stage == "encode":
                 self._enter("denoise")
             if self._open is None:
+                self._take_speed("step")
                 self._open = (self._now(), None, role)
 
         return hook
@@ -136,13 +144,25 @@ class Meter:
         began: list[Mark] = []
 
         def begin(*_: Any) -> None:
+            self._take_speed(name)
             began.append(self._now())
 
         def end(*_: Any) -> None:
             if began:
                 self._spans[name].append((began.pop(), self._now()))
+                self._take_speed(name)
 
         return [module.register_forward_pre_hook(begin), module.register_forward_hook(end, prepend=True)]
+
+    def _take_speed(self, name: str) -> None:
+        if self._yardstick is not None:
+            self._speeds[name].append(self._yardstick.seconds())
+
+    def _cpu(self) -> CpuSpeed | None:
+        if self._yardstick is None:
+            return None
+        encoder, vae = (statistics.fmean(self._speeds[name] or [0.0]) or None for name in ("text_encoder", "vae"))
+        return CpuSpeed(text_encoder=encoder, steps=tuple(self._speeds["step"]), vae=vae)
 
     def _enter(self, stage: Stage) -> None:
         """Begin a stage, and take the memory peaks of the previous stage."""

@@ -1,8 +1,9 @@
 """A warm process from which engines are forked, so that the common imports are made once instead of once per engine.
 
 It is used if an engine's environment allows it. Some variables count before the first import (thread counts, the
-instruction set, the place of the hub's files). An engine in which such a variable differs from the starter's is started
-as a new program, as is every engine whose backend imports nothing heavy. The record of a load names the way.
+instruction set, the place of the hub's files): such an environment has a starter of its own. Beyond two environments,
+an engine is started as a new program, as is every engine whose backend imports nothing heavy. The record of a load
+names the way.
 
 The starter holds no lease and no GPU. It ends with its owner, and its forks end with it.
 """
@@ -21,10 +22,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.machine.processes import MARKER, kill, look, new_marker
 from harness.reading import UnreadableError, parse_object
+
+if TYPE_CHECKING:
+    from harness.definitions.case import Case
 
 LATE = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG", MARKER})
 """Variables that are read only when an engine first uses its device: CUDA reads the first two when it is initialized,
@@ -206,34 +210,48 @@ def early(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in LATE}
 
 
+def imports_itself(case: Case) -> bool:
+    """Return whether a case sets variables that may be read during an import: other cases' starter does not fit it."""
+    return bool({*case.env, *case.pass_env} - LATE)
+
+
+MOST_STARTERS = 2
+"""Starters of one process. Each holds 350 MB of imported modules, and a suite has few environments: its own, and seldom
+one of a single case."""
+
+
 class _Shared:
-    """The starter of this process, created for the environment of the first engine that requests it."""
+    """The starters of this process: one for each environment, created when the first engine requests it."""
 
     def __init__(self) -> None:
-        self._starter: Starter | None = None
+        self._starters: list[Starter] = []
         self._owner = 0
 
     def get(self, environment: Mapping[str, str]) -> Starter | None:
-        """Return the starter if its environment is that of the engine, else ``None``."""
+        """Return the starter of an engine's environment; ``None`` if there are others, and no more may be created."""
         if not usable(os.environ):
             return None
-        if self._owner != os.getpid():  # no starter yet, or this process is a fork of the starter's owner
-            self._owner, self._starter = os.getpid(), None
-        if self._starter is None:
-            self._starter = Starter(environment)
-            atexit.register(self.end)
+        if self._owner != os.getpid():  # no starter yet, or this process is a fork of the starters' owner
+            self._owner, self._starters = os.getpid(), []
         # one that must not be forked is returned too, because it says why
-        return self._starter if self._starter.has(environment) else None
+        starter = next((starter for starter in self._starters if starter.has(environment)), None)
+        if starter is None and len(self._starters) < MOST_STARTERS:
+            if not self._starters:
+                atexit.register(self.end)
+            starter = Starter(environment)
+            self._starters.append(starter)
+        return starter
 
     def end(self) -> None:
-        """End the starter. The next ``get`` creates a new one."""
-        if self._starter is not None and self._owner == os.getpid():
-            self._starter.end()
-        self._starter = None
+        """End the starters. The next ``get`` creates a new one."""
+        starters, self._starters = self._starters, []
+        if self._owner == os.getpid():
+            for starter in starters:
+                starter.end()
 
 
 SHARED = _Shared()
-"""The starter for all engines of this process."""
+"""The starters for all engines of this process."""
 
 
 def usable(caller: Mapping[str, str]) -> bool:

@@ -6,6 +6,7 @@ Imports nothing heavy itself. The backend imports its packages when it is loaded
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
 import sys
@@ -120,7 +121,9 @@ class Server:
         out_dir = Path(str(params["out_dir"]))
         out_dir.mkdir(parents=True, exist_ok=True)
         case = Case.model_validate(params["case"])
-        return self._backend.generate(case, out_dir, emit).model_dump(mode="json")
+        generated: Json = self._backend.generate(case, out_dir, emit).model_dump(mode="json")
+        _return_free_memory()
+        return generated
 
     def _fingerprint(self, params: dict[str, Json], _emit: Callable[[dict[str, Json]], None]) -> Json:
         from harness.engine.fingerprint import take_fingerprint
@@ -135,6 +138,17 @@ class Server:
         if self._backend is not None:
             self._backend.close()
         return None
+
+
+def _return_free_memory() -> None:
+    """Give memory that malloc keeps for later back to the system, so that what stays allocated can be measured.
+
+    How much glibc keeps after a generation is chance (20 to 90 MB here), which hid leaks of that size.
+    Other C libraries have no such function.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def serve(requests: int, events: int, started: Literal["process", "fork"] = "process") -> int:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from harness.definitions.case import Case
+from harness.engine.starter import imports_itself
 from harness.errors import InvalidCaseError
 from harness.reading import UnreadableError, reason
 from harness.records.base import Record
@@ -19,6 +20,8 @@ from harness.records.run_folder import RECORD_FILE
 KEPT_SAMPLES = 7
 """Number of newest samples kept per case. Their median is robust to a run on a cold disk."""
 DEFAULT_LOAD_SECONDS = {"cpu": 5.0, "cuda": 90.0}
+OWN_PROCESS_SECONDS = {"cpu": 7.0, "cuda": 12.0}
+"""Added to the load of an engine that cannot be forked from the starter: it makes all imports itself."""
 DEFAULT_SECONDS_PER_GIGASTEP = {"cpu": 2000.0, "cuda": 120.0}
 """Seconds per 1e9 pixels times denoising steps, if nothing was measured. A plan only needs their ratio."""
 
@@ -103,7 +106,8 @@ def durations(cases: Sequence[Case], history: History, runner: str, kind: str) -
     for case in cases:
         times = by_case.get(case.id, CaseTimes())
         seconds = median(times.seconds) if times.seconds else rate * work(case)
-        result[case.id] = Duration(seconds, median(times.loads) if times.loads else load, bool(times.seconds))
+        unmeasured = load + (OWN_PROCESS_SECONDS[kind] if imports_itself(case) else 0.0)
+        result[case.id] = Duration(seconds, median(times.loads) if times.loads else unmeasured, bool(times.seconds))
     return result
 
 

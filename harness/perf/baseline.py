@@ -104,6 +104,7 @@ def run_of(record: CaseRecord) -> PerfRun | Refused:
         fresh=is_fresh(generation),
         steps=usage.steps if usage else (),
         values=values_of(generation, record.engine, record.conditions),
+        cpu=usage.cpu if usage else None,
     )
 
 

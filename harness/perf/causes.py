@@ -10,14 +10,18 @@ from harness.perf.comparing import Look
 from harness.perf.measures import EXPERTS, usage_of
 from harness.perf.quiet import cold_cache, disturbances
 from harness.perf.rule import Rule
+from harness.perf.speed import pool_at_usual_speed, too_far, usual_speed
+from harness.records.generation import Receipts
 from harness.records.identity import Fingerprint
-from harness.records.perf import PerfFacts, PerfReport, Profile
-from harness.records.perf_file import PerfFile
+from harness.records.perf import BlockTime, PerfFacts, PerfReport, Profile
+from harness.records.perf_file import PerfFile, PerfPool
 
 _PACKAGES = ("torch", "diffusers", "transformers", "triton", "flashinfer-python", "sglang", "vllm-omni")
 _BLOCK_OUTLIER = 4.0
 """Robust deviations from the other blocks of its expert beyond which a block is slow by itself."""
 _BLOCK_EFFECT = 1.10
+_LEAST_STEPS = 3
+"""Warm steps of an expert below which their median is one disturbed step."""
 _MORE = 1.5
 """Factor on the count of kernels or waits beyond which the run took another code path."""
 
@@ -66,6 +70,7 @@ def _causes(
     profile: Profile | None,
 ) -> Iterator[Cause]:
     generation, usage = looks[0].generation, looks[0].generation.usage
+    pool = _pool_of(file, report.pool)
     for expert in EXPERTS:
         now, usual = generation.receipts.count(expert), facts.receipts.get(expert)
         if isinstance(usual, dict) and now != usual:
@@ -81,6 +86,8 @@ def _causes(
     for look in looks:
         for disturbance in disturbances(look.conditions, facts.sm_clock):
             yield Cause(disturbance.cause, disturbance.message)
+        if far := too_far(look.cpu, usual_speed(pool) if pool else None):
+            yield Cause(far.cause, far.message)
     if report.state == "slower" and any(row.measure in ("read", "total") and row.gates for row in report.comparisons):
         cold = cold_cache(looks[0].engine.load) if looks[0].engine else None
         if cold is not None:
@@ -88,7 +95,7 @@ def _causes(
     if fingerprint is not None and (moved := list(_versions(fingerprint, facts))):
         yield Cause("other_version", "; ".join(moved))
     if profile is not None and report.state == "slower":
-        yield from _profiled(profile, facts.profile, len(generation.receipts.modules))
+        yield from _profiled(profile, facts.profile, generation.receipts)
     if report.state == "slower" and (only := _one_expert(looks, file, report.pool)):
         yield Cause("one_expert", only)
 
@@ -102,7 +109,8 @@ def _versions(fingerprint: Fingerprint, facts: PerfFacts) -> Iterator[str]:
             yield f"{name} {before or 'absent'} -> {now or 'absent'}"
 
 
-def _profiled(profile: Profile, usual: Profile | None, linears: int) -> Iterator[Cause]:
+def _profiled(profile: Profile, usual: Profile | None, receipts: Receipts) -> Iterator[Cause]:
+    linears = len(receipts.modules)
     waits, kernels = profile.synchronizations, profile.kernels
     if waits is not None:
         before = usual.synchronizations if usual and usual.synchronizations is not None else None
@@ -111,25 +119,25 @@ def _profiled(profile: Profile, usual: Profile | None, linears: int) -> Iterator
             yield Cause("synchronizing", f"the host waits for the device {waits} times a step{against}")
     if kernels is not None and usual and usual.kernels and kernels > _MORE * usual.kernels:
         yield Cause("more_kernels", f"a step launches {kernels} kernels, and {usual.kernels} in the baseline")
-    slow = list(slow_blocks(profile, usual))
+    slow = list(slow_blocks(profile, usual, receipts))
     if slow:
         shown = ", ".join(f"{name} ({ratio:.2f} times {against})" for name, ratio, against in slow[:3])
         yield Cause("some_blocks", f"only some blocks are slow: {shown}" + (", ..." if len(slow) > 3 else ""))
 
 
-def slow_blocks(profile: Profile, usual: Profile | None) -> Iterator[tuple[str, float, str]]:
+def slow_blocks(profile: Profile, usual: Profile | None, receipts: Receipts) -> Iterator[tuple[str, float, str]]:
     """Yield the blocks that are slow by themselves, the slowest first.
 
-    The blocks of an expert are built alike, so that each is compared with its siblings in the same generation; where
-    the baseline was profiled too, relative to its own share then.
+    Blocks of an expert that run the same formats and kernels are built alike, so that each is compared with those
+    siblings in the same generation; where the baseline was profiled too, relative to its own share then. The first and
+    the last block are often left unquantized: they are no siblings of the others.
 
     Yields:
         Name, factor, and the quantity that the factor applies to.
     """
     before = {block.block: block.seconds for block in usual.blocks} if usual else {}
     rows: list[tuple[str, float, str]] = []
-    for expert in EXPERTS:
-        blocks = [block for block in profile.blocks if block.block.startswith(f"{expert}.")]
+    for blocks in _alike(profile.blocks, receipts):
         against = "its siblings"
         values = {block.block: block.seconds for block in blocks}
         if blocks and all(before.get(block.block) for block in blocks):
@@ -146,13 +154,35 @@ def slow_blocks(profile: Profile, usual: Profile | None) -> Iterator[tuple[str, 
     yield from sorted(rows, key=lambda row: -row[1])
 
 
+def _pool_of(file: PerfFile | None, label: str) -> PerfPool | None:
+    return next((pool for pool in file.pools if pool.label == label), None) if file else None
+
+
+def _alike(blocks: Sequence[BlockTime], receipts: Receipts) -> Iterator[list[BlockTime]]:
+    """Group blocks by expert, and by the formats and kernels that ran in them."""
+    groups: dict[tuple[str, ...], list[BlockTime]] = {}
+    for block in blocks:
+        expert, _, place = block.block.partition(".")
+        inside = sorted(
+            f"{module.module.removeprefix(place)} {module.format}/{module.kernel}"
+            for module in receipts.modules
+            if module.expert == expert and module.module.startswith(f"{place}.")
+        )
+        groups.setdefault((expert, *inside), []).append(block)
+    yield from groups.values()
+
+
 def _by_expert(looks: Sequence[Look], file: PerfFile | None, pool: str) -> dict[str, float]:
     """Return, per expert, the ratio of its warm steps to the baseline's steps at the same places."""
-    usage = usage_of(looks[0].generation)
-    if usage is None or file is None:
+    chosen = _pool_of(file, pool)
+    if chosen is None:
         return {}
-    pools = [item for item in file.pools if item.label == pool]
-    runs = [run.steps for item in pools for run in item.runs if len(run.steps) == len(usage.steps)]
+    first = looks[0].at_speed(usual_speed(chosen))
+    usage = usage_of(first.generation)
+    if usage is None:
+        return {}
+    past = pool_at_usual_speed(chosen) if first.cpu is not None else chosen
+    runs = [run.steps for run in past.runs if len(run.steps) == len(usage.steps)]
     if not runs:
         return {}
     usual = [statistics.median(column) for column in zip(*runs, strict=True)]
@@ -160,7 +190,7 @@ def _by_expert(looks: Sequence[Look], file: PerfFile | None, pool: str) -> dict[
     for place, (seconds, expert) in enumerate(zip(usage.steps, usage.experts, strict=False)):
         if place and usual[place] > 0:
             ratios.setdefault(expert, []).append(seconds / usual[place])
-    return {expert: statistics.median(values) for expert, values in ratios.items()}
+    return {expert: statistics.median(values) for expert, values in ratios.items() if len(values) >= _LEAST_STEPS}
 
 
 def _one_expert(looks: Sequence[Look], file: PerfFile | None, pool: str) -> str:

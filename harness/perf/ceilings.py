@@ -11,6 +11,7 @@ from harness.perf.baseline import pool_for
 from harness.perf.comparing import SUSPICIOUS, exact_limit
 from harness.perf.measures import GROWTH, MEMORY, STEP
 from harness.perf.rule import LEAST_RUNS, compare_values, spread_of
+from harness.perf.speed import pool_at_speed, usual_speed
 from harness.records.perf_file import PerfFile, PerfPool
 
 LOOSER = 1.01
@@ -38,10 +39,13 @@ def limits_of(file: PerfFile) -> dict[tuple[str, str], float]:
 
     Times are in seconds, memory in bytes.
     """
-    return {(pool.label, name): limit for pool in file.pools for name, limit in _limits(pool).items()}
+    limits = ((pool.label, _limits(pool, usual_speed(pool))) for pool in file.pools)
+    return {(label, name): limit for label, by_name in limits for name, limit in by_name.items()}
 
 
-def _limits(pool: PerfPool) -> dict[str, float]:
+def _limits(pool: PerfPool, usual: float | None) -> dict[str, float]:
+    """Return the limits of a pool, times at the CPU speed ``usual`` (`harness.perf.speed`)."""
+    pool = pool_at_speed(pool, usual)
     limits: dict[str, float] = {}
     warm = [statistics.median(run.steps[1:]) for run in pool.runs if len(run.steps) > 1]
     if len(warm) >= LEAST_RUNS:
@@ -65,12 +69,14 @@ def raised(old: PerfFile, new: PerfFile) -> Iterator[Raised]:
 
     A pool may be renamed or divided without letting more through, so each machine is followed to its new pool.
     """
-    now = limits_of(new)
     for pool in old.pools:
         stem = pool.label.partition("/")[0]
         homes = [pool_for(new, machine, "" if stem == old.runner else stem)[0] for machine in pool.machines]
-        for measure, before in _limits(pool).items():
-            limits = [None if home is None else now.get((home.label, measure)) for home in homes]
+        # both at one speed of the CPU: a baseline that was made on a slower day is no looser for it
+        usual = usual_speed(pool)
+        now = [{} if home is None else _limits(home, usual) for home in homes]
+        for measure, before in _limits(pool, usual).items():
+            limits = [of_home.get(measure) for of_home in now]
             present = [limit for limit in limits if limit is not None]
             if len(present) < len(limits):
                 yield Raised(pool.label, measure, before, None)

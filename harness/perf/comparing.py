@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.definitions.case import Case
 from harness.perf.measures import (
@@ -26,12 +26,13 @@ from harness.perf.rule import (
     LEAST_RUNS,
     Comparison,
     Rule,
-    beyond,
     compare_steps,
     compare_values,
+    confirms,
 )
+from harness.perf.speed import pool_at_usual_speed, too_far, usage_at_usual_speed, usual_speed
 from harness.records.generation import EngineStart, Generation
-from harness.records.perf import Conditions, PerfComparison, PerfReport, PerfState
+from harness.records.perf import Conditions, CpuSpeed, PerfComparison, PerfReport, PerfState
 from harness.records.perf_file import PerfPool, PerfRun
 
 GRANULARITY = 2 * 2**20
@@ -56,6 +57,20 @@ class Look:
     generation: Generation
     engine: EngineStart | None
     conditions: Conditions | None
+
+    @property
+    def cpu(self) -> CpuSpeed | None:
+        """Return the speed of the CPU, if the engine measured it."""
+        return self.generation.usage.cpu if self.generation.usage else None
+
+    def at_speed(self, usual: float | None) -> Look:
+        """Return the generation with its times at the usual speed of the CPU (`harness.perf.speed`)."""
+        usage = self.generation.usage
+        if usage is None or usage.cpu is None:
+            return self
+        return replace(
+            self, generation=self.generation.model_copy(update={"usage": usage_at_usual_speed(usage, usual)})
+        )
 
     @property
     def values(self) -> dict[str, float]:
@@ -101,7 +116,17 @@ class Comparer:
     usual_clock: int | None
 
     def judge(self, look: Look) -> Judged:
-        """Compare every measure of a generation."""
+        """Compare every measure of a generation, at the CPU speed that is usual in the pool."""
+        usual = usual_speed(self.pool)
+        # a run without a measured speed is compared as it is, with the runs as they are
+        at_usual_speed = replace(self, pool=pool_at_usual_speed(self.pool)) if look.cpu is not None else self
+        judged = at_usual_speed._rows(look.at_speed(usual))
+        if look.cpu is not None and any(row.state == "faster" for row in judged.comparisons):
+            judged = _faster_in_truth(judged, self._rows(look))
+        far = too_far(look.cpu, usual)
+        return replace(judged, disturbed=(*judged.disturbed, far)) if far else judged
+
+    def _rows(self, look: Look) -> Judged:
         rows: list[PerfComparison] = []
         if look.warm:
             rows += self._steps(look)
@@ -225,6 +250,23 @@ class Comparer:
         )
 
 
+def _faster_in_truth(judged: Judged, measured: Judged) -> Judged:
+    """Return the comparisons at the usual speed of the CPU; what did not take less time as measured is not faster.
+
+    A disturbance that hits the fixed computation harder than the model would otherwise ask for a new baseline.
+    """
+    ratios = {row.measure: row.ratio for row in measured.comparisons}
+    return replace(
+        judged,
+        comparisons=tuple(
+            row.model_copy(update={"state": "within"})
+            if row.state == "faster" and (ratios.get(row.measure) or 1.0) >= 1.0
+            else row
+            for row in judged.comparisons
+        ),
+    )
+
+
 _ORDER = (STEP, *(measure for measure in TIMES if measure != STEP), *MEMORY, *GROWTH)
 
 
@@ -256,7 +298,7 @@ def bears_out_row(row: PerfComparison, case: Case) -> bool:
     if row.measure in MEMORY and row.measure != "host_memory":
         return row.state == "more_memory"
     effect = HOST_EFFECT if row.measure == "host_memory" else case.perf.effect
-    return row.ratio is not None and beyond(row.ratio, effect)
+    return row.ratio is not None and confirms(row.ratio, row.p, effect)
 
 
 def exact_limit(past: Sequence[float], effect: float) -> float:

@@ -34,6 +34,7 @@ from harness.perf.rule import (
     CONFIRMATIONS,
     leak_per_run,
 )
+from harness.perf.speed import WORTH_SAYING, slowness, usual_speed
 from harness.records.perf import PerfComparison, PerfReport, PerfState
 from harness.records.perf_file import PerfFile, PerfPool
 
@@ -89,7 +90,7 @@ class Judge:
         if suspects:
             confirmed = self._confirmed(suspects, again, pool)
             if isinstance(confirmed, Judged):
-                return self._inconclusive(confirmed, pool)
+                return self._inconclusive(confirmed, pool, suspects)
             judged, reasons = _settled(judged, confirmed)
         if retried and not reasons:
             reasons = (f"generated again: {'; '.join(disturbance.message for disturbance in self._disturbed(first))}",)
@@ -137,6 +138,13 @@ class Judge:
     def _disturbed(self, look: Look) -> tuple[Disturbance, ...]:
         usual = self.file.facts.sm_clock if self.file else None
         return disturbances(look.conditions, usual)
+
+    def _speed_note(self, pool: PerfPool) -> str:
+        """Return a sentence if times were corrected for a CPU that was slower or faster than in the baseline."""
+        ratio = slowness(self.looks[0].cpu, usual_speed(pool)) if self.looks else None
+        if ratio is None or 1 / WORTH_SAYING < ratio < WORTH_SAYING:
+            return ""
+        return f"the CPU ran at {1 / ratio:.0%} of its usual speed: times are given at the usual speed"
 
     def _comparer(self, pool: PerfPool) -> Comparer:
         return Comparer(self.case, pool, self.file.facts.sm_clock if self.file else None)
@@ -212,7 +220,8 @@ class Judge:
                 report = self._with_leak(report, measure, slope)
         return report.model_copy(update={"confirmations": len(self.looks) - 1})
 
-    def _inconclusive(self, judged: Judged, pool: PerfPool) -> PerfReport:
+    def _inconclusive(self, judged: Judged, pool: PerfPool, suspects: Sequence[PerfComparison] = ()) -> PerfReport:
+        """Report that nothing can be concluded of ``suspects``; default: of what is slower in ``judged``."""
         messages = tuple(disturbance.message for disturbance in judged.disturbed)
         rows = tuple(
             row.model_copy(update={"state": "inconclusive", "gates": False})
@@ -220,7 +229,7 @@ class Judge:
             else row
             for row in judged.comparisons
         )
-        slow = "; ".join(row.message for row in judged.suspects())
+        slow = "; ".join(row.message for row in judged.suspects() or suspects)
         report = self._final(Judged(rows, judged.disturbed), pool, messages)
         if report.state in BAD:
             return report
@@ -228,13 +237,17 @@ class Judge:
         return report.model_copy(update={"state": "inconclusive", "message": message})
 
     def _final(self, judged: Judged, pool: PerfPool, reasons: tuple[str, ...]) -> PerfReport:
-        bad, good = judged.suspects(BAD), judged.suspects(GOOD)
+        # a leak explains a higher peak, so it leads
+        bad = tuple(sorted(judged.suspects(BAD), key=lambda row: row.state == "more_memory"))
+        good = judged.suspects(GOOD)
         leading = (bad or good or judged.comparisons)[0] if judged.comparisons else None
         state: PerfState = leading.state if (bad or good) and leading else "within"
         if not any(row.state != "unmeasured" and row.gates for row in judged.comparisons):
             state = "unmeasured"
         if good and not bad and self.looks and (disturbed := self._disturbed(self.looks[-1])):
             reasons = (*reasons, *(disturbance.message for disturbance in disturbed))
+        if (note := self._speed_note(pool)) not in reasons:
+            reasons = (*reasons, *([note] if note else []))
         parts = [item.message for item in (bad or good)] or [leading.message if leading else "nothing was measured"]
         message = f"{'; '.join(parts)}, pool {pool.label}, {len(pool.runs)} runs"
         return PerfReport(

@@ -24,7 +24,7 @@ WARM = 0.95
 class Disturbance:
     """One reason why a slow run proves nothing."""
 
-    cause: Literal["throttled", "foreign_process", "cpu_shared", "clocks", "cold_cache", "not_confirmed"]
+    cause: Literal["throttled", "foreign_process", "cpu_shared", "cpu_speed", "clocks", "cold_cache", "not_confirmed"]
     message: str
 
 

@@ -9,9 +9,10 @@ called slower only if all of these hold (an intersection-union test, whose p is 
 2. its median step lies outside the prediction interval that the *runs* of the baseline give for one more run;
 3. its steps rank above the baseline's steps (Mann-Whitney), so that one slow step is not enough;
 
-and two further generations, made at once, must each be slower by more than the smallest effect too: a disturbance that
-nobody sees (a neighbour on the host, a page scan) passes by. Healthy runs pay nothing for that. One further generation
-was tried first: with 3 % of unseen disturbances it left 3 false alarms in 1,000 (`benchmarks.perf_power`).
+and two further generations, made at once, must each be slower too, by more than the smallest effect and at level
+0.05: a disturbance that nobody sees (a neighbour on the host, a page scan) passes by. Healthy runs pay nothing for
+that. One further generation was tried first: with 3 % of unseen disturbances it left 3 false alarms in 1,000
+(`benchmarks.perf_power`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ LEVEL = 1e-3
 """Share of healthy runs that may lie outside the interval, before a second generation is made."""
 CONFIRMATIONS = 2
 """Further generations that must confirm a run that is slower, or larger."""
+CONFIRMING_LEVEL = 0.05
+"""Share of healthy runs that may lie as high as a further generation that confirms."""
 _OUTLIER = 4.0
 """Robust deviations from the median beyond which a run of the baseline is a transient and widens no interval."""
 _SPREAD_FLOOR = 0.1
@@ -174,13 +177,18 @@ def _decide(spread: Spread, value: float, above: float | None, below: float | No
     return Comparison(direction, ratio, p, p_runs, p_steps, limit)
 
 
-def beyond(ratio: float, effect: float) -> bool:
-    """Return whether a value, over its baseline, exceeds it by more than the smallest effect that counts.
+def confirms(ratio: float, p: float | None, effect: float) -> bool:
+    """Return whether a further generation bears out that a case is slower, or larger.
 
-    The gate asks this of each further generation (`harness.perf.comparing.bears_out_row`), and so does
-    `benchmarks.perf_power`.
+    It must exceed the baseline by more than the smallest effect, and one healthy run in twenty at most may lie as high.
+    The second matters if the runs scatter by more than the effect: then healthy runs exceed it often.
+
+    Args:
+        ratio: value over its baseline.
+        p: of its comparison, see `Comparison`; ``None``: there is none.
+        effect: smallest relative effect.
     """
-    return math.log(ratio) > math.log1p(effect)
+    return math.log(ratio) > math.log1p(effect) and (p is None or p < CONFIRMING_LEVEL)
 
 
 LEAST_LEVELS = 4

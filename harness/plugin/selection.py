@@ -19,6 +19,7 @@ from harness.plugin.sharding import refuse_missing
 from harness.plugin.state import PluginState
 
 if TYPE_CHECKING:
+    from harness.lane.durations import Duration
     from harness.plugin.collect import CaseItem
     from harness.plugin.state import PluginState
 
@@ -53,24 +54,30 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     items[:] = [
         *(item for item in items if not isinstance(item, CaseItem)),
         # With a plan its own order stays: no times are passed, so only cases of one engine are moved together.
-        *by_engine(matching, {} if shard else state.expected_seconds([item.case for item in matching])),
+        *by_engine(matching, {} if shard else state.expected_times([item.case for item in matching])),
     ]
 
 
-def by_engine(items: list[CaseItem], seconds: Mapping[str, float]) -> list[CaseItem]:
+def by_engine(items: list[CaseItem], expected: Mapping[str, Duration]) -> list[CaseItem]:
     """Return the cases grouped by engine; the engine that takes longest first, ties in the order of collection.
 
     Args:
         items: cases in the order of collection.
-        seconds: expected seconds by case id; 0 for a case that is not listed.
+        expected: expected duration by case id; none for a case that is not listed. An engine loads once.
     """
     keys = [engine_key(item.case) for item in items]
     first: dict[str, int] = {}
     total: dict[str, float] = {}
+    load: dict[str, float] = {}
     for index, (item, key) in enumerate(zip(items, keys, strict=True)):
         first.setdefault(key, index)
-        total[key] = total.get(key, 0.0) + seconds.get(item.case.id, 0.0)
-    order = sorted(range(len(items)), key=lambda index: (-total[keys[index]], first[keys[index]], index))
+        seconds, of_load, _ = expected.get(item.case.id, (0.0, 0.0, False))
+        total[key] = total.get(key, 0.0) + seconds
+        load[key] = max(load.get(key, 0.0), of_load)
+    order = sorted(
+        range(len(items)),
+        key=lambda index: (-total[keys[index]] - load[keys[index]], first[keys[index]], index),
+    )
     return [items[index] for index in order]
 
 

@@ -21,7 +21,7 @@ from harness.records.verdict import worst
 
 if TYPE_CHECKING:
     from harness.definitions.runner import RunnerProfile
-    from harness.lane.durations import History
+    from harness.lane.durations import Duration, History
     from harness.machine.leases import Lease
     from harness.plugin.sharding import Shard
     from harness.project import CaseFiles
@@ -181,13 +181,12 @@ class PluginState:
         shard = self.shard()
         return shard.plan.id if shard else ""
 
-    def expected_seconds(self, cases: Sequence[Case]) -> dict[str, float]:
+    def expected_times(self, cases: Sequence[Case]) -> dict[str, Duration]:
         """Return the expected seconds by case id, measured or estimated."""
         from harness.lane.durations import durations
 
         profile = self.profile()
-        expected = durations(list(cases), self.history(), profile.name, profile.device_kind)
-        return {case: duration.seconds for case, duration in expected.items()}
+        return durations(list(cases), self.history(), profile.name, profile.device_kind)
 
     def history(self) -> History:
         """Return the times of earlier runs. A worker uses the controller's, so that all order the cases alike."""

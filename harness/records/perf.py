@@ -60,6 +60,17 @@ class Profile(Record):
     """Names of the kernels or operators that take the longest, the longest first."""
 
 
+class CpuSpeed(Record):
+    """Seconds of a fixed computation on the engine's own thread (`harness.engine.yardstick`): the CPU's speed."""
+
+    text_encoder: float | None = None
+    """Mean over all calls of the text encoder, immediately before and after each."""
+    steps: tuple[float, ...] = ()
+    """Immediately before each denoising step."""
+    vae: float | None = None
+    """Mean over all calls of the VAE's decoder, immediately before and after each."""
+
+
 class Usage(Record):
     """Time and memory of one generation, as its engine measured them."""
 
@@ -87,6 +98,8 @@ class Usage(Record):
     """Attention backend of the experts."""
     emulated: bool = False
     """Whether the matrix products were emulated: then the times are no measure of the real kernels."""
+    cpu: CpuSpeed | None = None
+    """Speed of the CPU beside the measured work; ``None`` on a GPU, or if the backend does not measure it."""
 
     @property
     def warm(self) -> tuple[float, ...]:

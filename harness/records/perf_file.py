@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from harness.records.base import Json, Record, SealedRecord
-from harness.records.perf import PerfFacts
+from harness.records.perf import CpuSpeed, PerfFacts
 
 
 class PerfRun(Record):
@@ -23,6 +23,8 @@ class PerfRun(Record):
     """Seconds of each denoising step, the first included."""
     values: dict[str, float] = {}
     """Measure to seconds or bytes, as `harness.perf.measures` names them."""
+    cpu: CpuSpeed | None = None
+    """Speed of the CPU during the run, as far as its engine measured it."""
 
 
 class PerfPool(Record):

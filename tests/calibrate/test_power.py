@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
+from benchmarks.faults.conditioning import CONDITIONING, alters
 from benchmarks.peers import rules_without_weights
 from benchmarks.power import design, generate
 from benchmarks.power.design import GENERATED, Design, benign, calibration
+from benchmarks.power.models import MODELS
 from benchmarks.power.result import PeerSaid, Result
 from benchmarks.power.rules import apply_peers, severity
 from benchmarks.power.score import clustered, distinct_benign, gate_of, roc, scorers, threshold_at, upper_bound
@@ -91,6 +94,41 @@ def test_the_design_holds_out_what_calibration_knows() -> None:
     assert len(GENERATED) + 46 >= 60
     keys = {task.key(0, 0, "w", "cpu") for task in Design().tasks()}
     assert len(keys) == len(Design().tasks())
+
+
+def test_a_fault_that_changes_nothing_in_its_picture_is_no_fault() -> None:
+    picture = torch.zeros(1, 3, 64, 96)
+    picture[:, 1, :, :48] = 1.0  # green on the left: red and blue are equal
+    unaltered = {name for name, fault in CONDITIONING.items() if not alters(fault, picture)}
+    assert unaltered == {"BGR"}
+    assert alters(CONDITIONING["BGR"], picture.roll(1, 1))
+    assert not alters(CONDITIONING["mirrored"], torch.ones(1, 3, 64, 96))
+    [exchanged] = [task for task in MODELS["i2v"].faults() if task.name == "condition BGR"]
+    colours = {prompt: design.PROMPTS[prompt].split()[1::6] for prompt in range(len(design.PROMPTS))}
+    assert {prompt for prompt in colours if not MODELS["i2v"].alters(exchanged, prompt)} == {
+        prompt for prompt, words in colours.items() if set(words) <= {"white", "black"}
+    }
+    assert all(MODELS["i2v"].alters(task, 0) for task in GENERATED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["i2v", "ti2v"])
+def test_a_small_run_with_pictures(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.power import __main__ as command
+    from harness.engine.backends import wan_loading
+
+    chosen = tuple(
+        task for task in MODELS[model].faults() if task.name in ("condition mirrored", "condition lost before the VAE")
+    )
+    assert len(chosen) == 2
+    monkeypatch.setattr(wan_loading, "apply", lambda _: torch.set_num_threads(1))
+    monkeypatch.setattr(generate, "_standing", [])  # the engine of another model
+    monkeypatch.setattr(command, "Design", lambda *options: replace(Design(*options), faults=chosen))
+    arguments = ["--model", model, "--out", str(tmp_path), "--workers", "0", "--prompts", "1", "--seeds", "1"]
+    assert command.main([*arguments, "--calibration", "6", "--benign", "4"]) == 1, "four healthy runs are too few"
+    assert "conditioning     2/2" in capsys.readouterr().out.split("Cause named rightly")[1]
 
 
 @pytest.mark.slow

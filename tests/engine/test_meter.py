@@ -11,6 +11,7 @@ import torch
 from harness.engine import meter as under_test
 from harness.engine.meter import Meter
 from harness.engine.profile import timed_blocks
+from harness.engine.yardstick import Yardstick
 
 CPU = torch.device("cpu")
 
@@ -132,3 +133,44 @@ def test_blocks_are_timed_apart(clock: Clock, monkeypatch: pytest.MonkeyPatch) -
             for block in model.blocks:
                 block()
     assert times() == {"transformer.blocks.0": 1.0, "transformer.blocks.1": 4.0}
+
+
+def test_the_speed_of_the_cpu_is_measured_beside_the_steps_and_is_no_part_of_them(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        spent = 0.0
+
+        def seconds(self) -> float:
+            clock.now += 7.0
+            self.spent += 7.0
+            return self.spent
+
+    monkeypatch.setattr(under_test, "Yardstick", Slow)
+    pipe, meter = pipeline(clock), Meter(CPU, 1)
+    with meter.watching(pipe):
+        generate(pipe)
+    usage = meter.usage()
+    assert usage.steps == (21.0, 41.0, 30.0)
+    assert (usage.text_encoder, usage.vae) == (3.0, 11.0)
+    assert usage.total == 3 + 92 + 300 + 11
+    assert usage.cpu is not None
+    # the text encoder's two calls have four measurements, then three steps, then the decoder's two calls
+    assert (usage.cpu.text_encoder, usage.cpu.steps, usage.cpu.vae) == (17.5, (35.0, 42.0, 49.0), 66.5)
+
+
+def test_the_yardstick_does_the_same_work_each_time_and_draws_no_random_numbers() -> None:
+    import numpy as np
+
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[union-attr]
+    yardstick = Yardstick()
+    first = yardstick.seconds()
+    assert 0 < first <= yardstick.spent
+    before = yardstick.spent
+    assert yardstick.seconds() <= yardstick.spent - before, "the untimed pass is spent too"
+    expected = yardstick._square @ yardstick._square
+    np.testing.assert_array_equal(yardstick._product, expected)
+    np.testing.assert_array_equal(yardstick._scaled, yardstick._vector**2)
+    np.testing.assert_array_equal(yardstick._copy, yardstick._stream)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all()  # type: ignore[index]

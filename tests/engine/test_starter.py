@@ -215,6 +215,28 @@ def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, make_case: Make
     assert module.SHARED.get(engine_environment(make_case(), {})) is None
 
 
+def test_each_environment_has_its_starter_and_there_are_two_at_most(
+    monkeypatch: pytest.MonkeyPatch, make_case: Make
+) -> None:
+    monkeypatch.setattr(module, "MODULES", ())
+    shared = module._Shared()
+    plain, own, third = (
+        engine_environment(make_case(env=env), {}) for env in ({}, {"ONEDNN_MAX_CPU_ISA": "SSE41"}, {"MY_SWITCH": "1"})
+    )
+    monkeypatch.setattr(module, "Starter", lambda environment: Starter(environment, ()))
+    try:
+        first, second = shared.get(own), shared.get(plain)
+        assert first is not None
+        assert second is not None
+        assert first.pid != second.pid
+        assert (shared.get(own), shared.get(plain)) == (first, second)
+        assert shared.get(third) is None, "a new program"
+        assert shared.get({**plain, "CUDA_VISIBLE_DEVICES": "3"}) is second, "read only when the device is used"
+    finally:
+        shared.end()
+    assert left([first.pid, second.pid], 20.0) == []
+
+
 def test_packages_that_happen_to_be_installed_are_hidden_and_come_back_and_cuda_is_not_called() -> None:
     program = (
         "import importlib.util as u\n"

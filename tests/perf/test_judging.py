@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.perf.baseline import build
-from harness.perf.causes import find_cause
+from harness.perf.causes import find_cause, slow_blocks
 from harness.perf.comparing import Look
 from harness.perf.judging import Judge
-from harness.records.generation import Step, Trace
+from harness.records.generation import ModuleReceipt, Receipts, Step, Trace
 from harness.records.perf import BlockTime, PerfComparison, PerfReport, Profile
 from harness.records.perf_file import PerfFile
 
@@ -382,3 +383,67 @@ def test_a_baseline_without_any_gating_measure_is_unmeasured(machine: Any, file:
     assert report.state == "unmeasured", "its text encoder costs less than 1 % of the run, so nothing gates"
     report, _ = judged(file, look(machine), gates=("step",))
     assert report.state == "within"
+
+
+def blocks(expert: str, *seconds: float) -> tuple[BlockTime, ...]:
+    return tuple(BlockTime(block=f"{expert}.blocks.{place}", seconds=value) for place, value in enumerate(seconds))
+
+
+def test_blocks_are_compared_with_those_that_run_the_same_formats() -> None:
+    """The first and last block are unquantized and take half as long: they hid the slow one from its siblings."""
+    profile = Profile(blocks=blocks("transformer", 0.0030, 0.0173, 0.0076, 0.0072, 0.0070, 0.0035))
+    formats = ("bf16", "fp8", "fp8", "fp8", "fp8", "bf16")
+    receipts = Receipts(
+        modules=tuple(
+            ModuleReceipt(expert="transformer", module=f"blocks.{place}.attn1.to_q", format=form, kernel="k", calls=2)
+            for place, form in enumerate(formats)
+        )
+    )
+    [(name, ratio, against)] = slow_blocks(profile, None, receipts)
+    assert (name, against) == ("transformer.blocks.1", "its siblings")
+    assert ratio == pytest.approx(0.0173 / 0.0074)
+    assert [*slow_blocks(profile, None, Receipts(modules=()))] == []
+    even = Profile(blocks=blocks("transformer", 0.0030, 0.0071, 0.0076, 0.0072, 0.0070, 0.0035))
+    assert [*slow_blocks(even, None, receipts)] == []
+
+
+def test_one_warm_step_of_an_expert_names_no_expert(machine: Any, file: PerfFile) -> None:
+    def ordinal(place: int, few: int) -> Look:
+        experts = tuple("transformer" if step < few else "transformer_2" for step in range(runs.STEPS))
+        slow = machine.generation(1.0, ordinal=place, by_step=lambda step: 0.6 if step < few else 1.3, experts=experts)
+        return Look(slow, machine.engine(), machine.conditions())
+
+    for few, expected in ((2, "everywhere"), (6, "one_expert")):
+        report, judge = judged(file, ordinal(1, few), ordinal(2, few), ordinal(3, few))
+        assert report.state == "slower"
+        assert find_cause(report, judge.looks, file, None, None).name == expected
+
+
+def test_a_further_generation_that_a_healthy_run_may_equal_confirms_nothing(machine: Any) -> None:
+    """The runs scatter by 10 %: +7 % exceeds the smallest effect, and is nothing unusual."""
+    slow, usual = 0.10, np.random.default_rng(1).normal(0, 0.10, 12)
+    records = [machine.record(number, machine.generation(float(np.exp(usual[number])))) for number in range(12)]
+    made, _ = build(runs.case(), "h200", records, author="ann", reason="first")
+    report, _ = judged(made, look(machine, 2.0), look(machine, 1.0 + slow * 0.7, ordinal=2))
+    assert report.state == "within"
+    assert "not borne out" in report.comparisons[0].message
+    report, _ = judged(made, look(machine, 2.0), *again(machine, 2, 2.0))
+    assert report.state == "slower"
+
+
+def test_a_leak_leads_where_it_raises_the_peak_too(machine: Any) -> None:
+    history = [machine.record(day, conditions=machine.conditions(**host(0, 0, 10 * MIB))) for day in range(8)]
+    made, _ = build(runs.case(), "h200", history, author="ann", reason="first")
+
+    def leaks(place: int) -> dict[str, Any]:
+        conditions = host(place, 400 * MIB, 10 * MIB)
+        return {**conditions, "host_peak": int(1.3 * conditions["host_peak"])}
+
+    report, judge = judged(
+        made,
+        look(machine, conditions=leaks(0)),
+        *(look(machine, ordinal=n + 1, conditions=leaks(n)) for n in (1, 2, 3)),
+    )
+    assert {row.state for row in report.comparisons if row.gates} >= {"leak", "more_memory"}
+    assert report.state == "leak"
+    assert find_cause(report, judge.looks, made, None, None).name == "leaking"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.perf.rule import LEAST_RUNS, Rule, beyond, compare_steps, compare_values, spread_of
+from harness.perf.rule import LEAST_RUNS, Rule, compare_steps, compare_values, confirms, spread_of
 
 RUNS = [[1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.01] for _ in range(6)]
 
@@ -126,9 +126,14 @@ def test_another_number_of_steps_is_refused() -> None:
 
 def test_a_further_generation_bears_a_slow_run_out_if_it_is_slow_too() -> None:
     *baseline, run = noisy(11)
-    assert beyond(compare_steps(baseline, slower(run, 0.12)).ratio, Rule().effect)
-    assert not beyond(compare_steps(baseline, run).ratio, Rule().effect)
-    assert not beyond(compare_steps(baseline, slower(run, -0.2)).ratio, Rule().effect)
+    effect = Rule().effect
+    for change, expected in ((0.12, True), (0.0, False), (-0.2, False)):
+        compared = compare_steps(baseline, slower(run, change))
+        assert confirms(compared.ratio, compared.p, effect) is expected
+    assert confirms(1.07, 0.04, effect)
+    assert confirms(1.07, None, effect)
+    assert not confirms(1.07, 0.06, effect), "one healthy run in twenty lies as high"
+    assert not confirms(1.04, 1e-6, effect), "certain, and too small"
 
 
 @settings(max_examples=30, deadline=None)

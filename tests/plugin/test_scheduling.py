@@ -6,8 +6,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from builders import make_case
 
+from harness.lane.durations import CaseTimes, Duration, History, durations
 from harness.plugin.scheduling import EngineScheduling
+from harness.plugin.selection import by_engine
 
 
 class Node:
@@ -54,3 +57,18 @@ def _scheduler(config: Any) -> EngineScheduling:
     made = EngineScheduling(config, Producer("test", enabled=False))
     made.numnodes = 1
     return made
+
+
+def test_an_engine_that_imports_everything_itself_begins_first_and_counts_its_load_once() -> None:
+    plain = [make_case(id=name) for name in ("a", "b")]
+    own = make_case(id="own", env={"ONEDNN_MAX_CPU_ISA": "SSE41"})
+    late = make_case(id="late", env={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    cases = [*plain, late, own]
+    expected = durations(cases, History(), "cpu", "cpu")
+    assert expected["own"].load > expected["a"].load == expected["late"].load
+    items: list[Any] = [SimpleNamespace(case=case) for case in cases]
+    assert [item.case.id for item in by_engine(items, expected)] == ["own", "a", "b", "late"]
+    slow_load = {"a": Duration(1, 5, True), "b": Duration(1, 5, True), "late": Duration(1, 9, True)}
+    assert [item.case.id for item in by_engine(items, slow_load)] == ["late", "a", "b", "own"]
+    measured = History(runners={"cpu": {"own": CaseTimes(seconds=(1.0,), loads=(2.0,))}})
+    assert durations(cases, measured, "cpu", "cpu")["own"].load == 2.0
