@@ -117,7 +117,7 @@ def _unmatched_keyword(config: pytest.Config, state: PluginState) -> str:
     keyword = str(config.getoption("keyword", "") or "")
     if not keyword or state.other_runners:  # the end of the table names other runners
         return ""
-    ids = list(dict.fromkeys(item.case.id for item in state.collected))
+    ids = list(dict.fromkeys(item.name for item in state.collected))
     close = difflib.get_close_matches(keyword, ids, n=1, cutoff=0.6)
     advice = f"did you mean {close[0]}?" if close else f"there are {listed(ids)}"
     return f"-k {keyword!r} matches no case; {advice}\n  next: quantgate cases"
