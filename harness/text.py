@@ -28,6 +28,11 @@ MOST_PROBLEMS = 50
 _PROBLEM_CHARACTERS = 1000
 
 
+def has_words(text: str) -> bool:
+    """Return whether ``text`` holds a letter or a digit of any script: blanks, ``...`` and ``?`` are no reason."""
+    return any(character.isalnum() for character in clean(text))
+
+
 def problem_list(problems: Iterable[str]) -> str:
     """Return problems as text, a line each; after ``MOST_PROBLEMS`` lines only their number."""
     lines = list(problems)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Final, Literal, NamedTuple
 
 from harness.adopt import embedded, pytest_settings
 from harness.adopt.source import Source
+from harness.definitions.case import Located
+from harness.definitions.loading import check_cases
 from harness.definitions.schemas import SCHEMAS, text_of
 from harness.errors import InvalidCaseError
 from harness.git import git_top
@@ -18,6 +21,7 @@ from harness.project import case_files_below
 from harness.reading import UnreadableError, read_bytes, read_text
 from harness.records.base import write_text_atomic
 from harness.records.identity import Device
+from harness.text import listed
 
 IGNORED: Final = ("/runs/", "/.quantgate/")
 IGNORED_BY_DEMO: Final = ("/demo/",)
@@ -198,11 +202,15 @@ def _workflow(root: Path, source: Source, runner: str) -> Step:
 
 
 def _commands(root: Path, runner: str, demo: bool) -> tuple[str, ...]:
-    names = sorted(path.name for path in case_files_below(root / "cases").files)
-    if names and names != ["first.yaml"] and not demo:  # the project had cases before
+    files = sorted(case_files_below(root / "cases").files)
+    if files and [path.name for path in files] != ["first.yaml"] and not demo:  # the project had cases before
+        located, _ = _cases(root)
+        first = next(iter(located), None)
+        place = "" if first is None else shlex.quote((root / first.path).relative_to(root).as_posix())
+        run = () if first is None else (f"pytest {place} --runner {first.case.runners[0]}",)
         return (
             "quantgate cases             # what the cases run, and on which runner",
-            f"pytest cases/{names[0]} --runner RUNNER",
+            *run,
             "quantgate review            # what the first run produced, to accept or reject",
         )
     if demo:
@@ -218,8 +226,24 @@ def _commands(root: Path, runner: str, demo: bool) -> tuple[str, ...]:
     )
 
 
+def _cases(root: Path) -> tuple[tuple[Located, ...], list[str]]:
+    """Return the valid cases of the project, and the names of the files in ``cases/`` that have faults."""
+    files = sorted(case_files_below(root / "cases").files)
+    try:
+        located, problems = check_cases(files, root)
+    except InvalidCaseError:  # a runner profile that cannot be read; `quantgate cases` says so
+        return (), []
+    return located, sorted({str(problem.path) for problem in problems})
+
+
 def _notes(root: Path, source: Source, steps: list[Step]) -> list[str]:
     notes = []
+    if faulty := _cases(root)[1]:
+        notes.append(
+            f"pytest will refuse {listed(faulty)}: no case files of quantgate, or with faults, which `quantgate cases` "
+            "lists. If they belong to another program, keep quantgate's cases in a folder of their own: write its name "
+            "behind quantgate_cases in pytest's settings"
+        )
     written = any(step.path.endswith(WORKFLOW) and step.state == "written" for step in steps)
     if written and not source.is_known:
         notes.append(

@@ -44,7 +44,7 @@ def cases_command(
         over = "".join(f" + {role} {ref.path}" for role, ref in case.checkpoints().items() if "transformer" in role)
         expect = "" if case.expect == "pass" else f"  must fail: {case.expect}"
         typer.echo(f"{case.id:<{width}}  {','.join(case.runners):<10} {case.model.path}{over}{expect}  ({item.place})")
-    typer.echo(f"{len(located)} cases")
+    typer.echo(f"{len(located)} case{'s' * (len(located) != 1)}")
 
 
 def resolve_command(

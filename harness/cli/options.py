@@ -9,6 +9,9 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from harness.errors import InvalidCaseError
+from harness.text import has_words
+
 
 class _FlagsWithoutType:
     """Help that shows flags without a type: typer would print ``<bool>`` beside each."""
@@ -61,7 +64,23 @@ OneCase = Annotated[str, typer.Option("--case", help=_CASE)]
 SeveralCases = Annotated[list[str] | None, typer.Option("--case", help=_CASE)]
 Author = Annotated[str, typer.Option("--author", help="who decides; default: git's user.name, else the login name")]
 _REASON: Final = "why; kept with the change"
-Reason = Annotated[str, typer.Option("--reason", help=_REASON)]
+
+
+def _check_reason(text: str) -> str:
+    """Refuse a reason without a word, such as the ``...`` of a printed command; an option that is left out is empty.
+
+    Raises:
+        InvalidCaseError: ``text`` is given and holds no letter and no digit.
+    """
+    if text and not has_words(text):
+        raise InvalidCaseError(
+            f"--reason {text!r} holds no word, and it is kept with the change",
+            remedy="write why, such as --reason 'the triangle moves right, as asked'",
+        )
+    return text
+
+
+Reason = Annotated[str, typer.Option("--reason", help=_REASON, callback=_check_reason)]
 RunId = Annotated[str, typer.Option("--run-id", help="name of the run's folder; a run of that name is continued")]
 Runs = Annotated[Path, typer.Option("--runs", help="folder of runs")]
 HistoryStore = Annotated[Path, typer.Option("--store", help="the history of runs, an SQLite file")]

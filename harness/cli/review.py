@@ -39,12 +39,14 @@ Cases = Annotated[
     list[str] | None, typer.Argument(metavar="[CASE]...", help="cases, runner/case, or globs such as 'wan22_*'")
 ]
 
+SICK = "its frames are sick"
+"""Beginning of the note on a candidate whose frames failed a check that needs no golden."""
 LIMITS = {
     "new": "limits: the ones that were measured against this candidate",
     "carried": "limits: carried over, since only the code differs; the file says so",
-    "removed": "limits: removed, since they were measured for another configuration; next: quantgate regenerate",
-    "extended": "limits: hold for this golden too; next: quantgate regenerate, which measures against the nearest",
-    "none": "limits: there are none yet; next: quantgate regenerate",
+    "removed": "limits: removed, since they were measured for another configuration; next: {regenerate}",
+    "extended": "limits: hold for this golden too; next: {regenerate}, which measures against the nearest",
+    "none": "limits: there are none yet; next: {regenerate}",
 }
 
 
@@ -68,7 +70,8 @@ def _print_accepted(accepted: Acceptance) -> None:
     typer.echo(f"accepted {accepted.manifest.runner}/{accepted.manifest.case} as golden {accepted.digest[:16]}")
     if accepted.replaced:
         typer.echo(f"in place of {', '.join(digest[:16] for digest in accepted.replaced)}")
-    typer.echo(LIMITS[accepted.limits])
+    case, runner = shlex.quote(accepted.manifest.case), shlex.quote(accepted.manifest.runner)
+    typer.echo(LIMITS[accepted.limits].format(regenerate=f"quantgate regenerate --case {case} --runner {runner}"))
     for sentence in accepted.changes:
         typer.echo(f"  {sentence}")
 
@@ -173,7 +176,7 @@ def notes(workspace: Workspace, item: Pending, request: Mapping[str, Json] | Non
         doubts.append(f"the case file asks for something else now: {'; '.join(changes)}")
     record = record_of(item)
     if record is not None and record.sanity is not None and record.sanity.failures:
-        doubts.append(f"its frames are sick: {'; '.join(check.message for check in record.sanity.failures)}")
+        doubts.append(f"{SICK}: {'; '.join(check.message for check in record.sanity.failures)}")
     if not shown and not is_shown(workspace, candidate):
         doubts.append("no report shows it yet: quantgate review")
     return doubts
@@ -195,7 +198,12 @@ def describe(item: Pending, notes: Sequence[str] = ()) -> list[str]:
     ]
     lines += [f"    {note}" for note in notes]
     lines.append(f"    {parts}{'; with limits' if candidate.limits is not None else ''}")
-    lines.append(f"    quantgate accept {item.case} --runner {item.runner} --reason '…'")
+    is_sick = any(note.startswith(SICK) for note in notes)  # accept would refuse it
+    lines.append(
+        f"    quantgate reject {item.case} --runner {item.runner}"
+        if is_sick
+        else f"    quantgate accept {item.case} --runner {item.runner} --reason '...'"
+    )
     return lines
 
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from harness.formats.registry import built_in_names, runnable_formats
 from harness.records.run_folder import FILE_ENDINGS, TAKEN
-from harness.text import clean
+from harness.text import has_words
 
 
 def _names_no_other_file(case_id: str) -> str:
@@ -25,9 +25,9 @@ def _names_no_other_file(case_id: str) -> str:
 
 
 def _visible(text: str) -> str:
-    """Refuse text without a single visible character: blanks or a zero-width space are no reason."""
-    if not clean(text).strip():
-        raise ValueError("must not be blank")
+    """Refuse text without a letter or a digit: blanks, a zero-width space or ``...`` are no reason."""
+    if not has_words(text):
+        raise ValueError("must hold a word")
     return text
 
 

@@ -91,7 +91,27 @@ def check_clip(
         _levels(clip),
         _at_most("flicker", jumps(statistics), bounds.flicker, "levels of 255", "jump of mean luma"),
     ]
+    if float_stats is not None and (scale := _other_scale(float_stats)):
+        checks = [
+            check
+            if check.ok or check.name not in _SCALED
+            else check.model_copy(update={"message": f"{check.message}; {scale}"})
+            for check in checks
+        ]
     return SanityEvidence(checks=tuple(checks))
+
+
+_SCALED = frozenset({"flat", "frozen", "clipped"})
+"""Checks that fail if a video in another range of values is clipped to [0, 1]."""
+_MOST, _LEAST = 2.0, -0.5
+"""Overshoot of a decoder stays inside this range: a video in [0, 255] or [-1, 1] does not."""
+
+
+def _other_scale(stats: FloatStats) -> str:
+    """Return a sentence if the values before rounding lie in another range than [0, 1], else an empty text."""
+    if stats.nan or stats.inf or (stats.maximum <= _MOST and stats.minimum >= _LEAST):
+        return ""
+    return f"its values run from {stats.minimum:.3g} to {stats.maximum:.3g}, and float frames are read in [0, 1]"
 
 
 def neighbours(statistics: ClipStatistics) -> Floats:

@@ -40,6 +40,7 @@ from harness.records.base import Json
 from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.golden import CLIP, Accepted, AcceptedIndex, GoldenManifest
 from harness.records.limits import LimitFile
+from harness.text import has_words
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ def accept(
             Nothing was changed.
         InfraError: a file cannot be written, or the upload to the hub failed. Nothing was changed that a run can see.
     """
-    if not reason.strip():
-        raise GoldenError("a golden is accepted with a reason", place=case, remedy="add --reason '…'")
+    if not has_words(reason):
+        raise GoldenError("a golden is accepted with a reason", place=case, remedy="write why: --reason '...'")
     if also and over:
         raise GoldenError("--also keeps the present goldens, --over drops them", place=case, remedy="leave one out")
     with committing(workspace, f"accept {case}: {reason}", hook) as transaction:

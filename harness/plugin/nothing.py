@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -15,6 +16,7 @@ from harness.errors import InvalidCaseError
 from harness.plugin import options
 from harness.plugin.state import PluginState
 from harness.project import case_files_below, is_project
+from harness.text import listed
 
 
 def why_no_case(config: pytest.Config, exitstatus: int) -> str:
@@ -35,7 +37,7 @@ def why_no_case(config: pytest.Config, exitstatus: int) -> str:
     if state.is_worker or config.pluginmanager.hasplugin("dsession"):
         return ""
     if state.collected:
-        return _unknown_marks(config, state)
+        return _unknown_marks(config, state) or _unmatched_keyword(config, state)
     places = [Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args]
     nested = next((top for place in places if (top := _project_of(place)) and top != config.rootpath), None)
     if nested is not None and not any(_meets(place, cases) for place in places):
@@ -108,6 +110,17 @@ def _unknown_marks(config: pytest.Config, state: PluginState) -> str:
     return (
         f"-m {unknown[0]}: no runner is called that; {advice} (runners: {', '.join(runners)})\n  next: quantgate cases"
     )
+
+
+def _unmatched_keyword(config: pytest.Config, state: PluginState) -> str:
+    """Name the cases if ``-k`` matches none of them: most often a misspelt id."""
+    keyword = str(config.getoption("keyword", "") or "")
+    if not keyword or state.other_runners:  # the end of the table names other runners
+        return ""
+    ids = list(dict.fromkeys(item.name for item in state.collected))
+    close = difflib.get_close_matches(keyword, ids, n=1, cutoff=0.6)
+    advice = f"did you mean {close[0]}?" if close else f"there are {listed(ids)}"
+    return f"-k {keyword!r} matches no case; {advice}\n  next: quantgate cases"
 
 
 def _project_of(place: Path) -> Path | None:

@@ -197,9 +197,11 @@ def marked_runner(expression: str, runners: Collection[str]) -> str:
         if compiled.evaluate(_Marks(marks)):
             required &= marks
     if len(required) != 1:
+        # `not cpu` is true of no case that is for cpu alone, so a runner whose own cases match is proposed
+        matching = [name for name in sorted(runners) if compiled.evaluate(_Marks({name}))]
         raise pytest.UsageError(
             f"-m {expression!r} names {_listed(named)}, and a run is on one runner; it does not say which\n"
-            f"  next: pytest --runner {named[0]} -m {expression!r}"
+            f"  next: pytest --runner {(matching or named)[0]} -m {expression!r}"
         )
     return required.pop()
 

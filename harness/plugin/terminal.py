@@ -62,7 +62,7 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
     counts = Counter(record.verdict.outcome for record in records)
     counted = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in SEVERITY if counts[outcome])
     reporter.write_line("")
-    reporter.write_line(f"{len(records)} cases on runner {records[0].runner}: {counted}")
+    reporter.write_line(f"{len(records)} case{'s' * (len(records) != 1)} on runner {records[0].runner}: {counted}")
     if counted := perf_counts(records):
         reporter.write_line(counted)
     reporter.write_line(f"frames and records: {state.run_folder}")

@@ -41,7 +41,7 @@ from harness.session.attempts import lost_record
 from harness.session.clock import newest_time
 from harness.session.contents import Contents
 from harness.session.context import CaseFinished, Event, Progress, SessionContext, Stage, StageStarted
-from harness.session.experiments import ATTRIBUTED, Laboratory, investigate
+from harness.session.experiments import Laboratory, investigate, is_explainable
 from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
 from harness.session.perf import Timed, judge_perf
@@ -186,6 +186,7 @@ class Session:
 
     def _written(self, run: _Run, started: datetime, attempt: int) -> CaseRecord:
         """Judge the case and write its record. An error on the way becomes the verdict of the second try."""
+        last: Exception | None = None
         # two passes: the second judges again with the error of the first (a failed write, a broken limit file)
         for _ in range(2):
             try:
@@ -201,7 +202,8 @@ class Session:
                 return self._with_candidate(run, record)
             except Exception as error:
                 run.fail(error)
-        return self._unwritten(run, started, attempt)
+                last = error
+        return self._unwritten(run, started, attempt, last)
 
     def _with_candidate(self, run: _Run, record: CaseRecord) -> CaseRecord:
         """Leave the candidate. Only ``golden_missing`` promises a candidate; other verdicts are kept without it."""
@@ -222,8 +224,15 @@ class Session:
                 record.write(run.folder / RECORD_FILE)
             return record
 
-    def _unwritten(self, run: _Run, started: datetime, attempt: int) -> CaseRecord:
-        """Return a minimal record with the error, and write it if the disk allows."""
+    def _unwritten(self, run: _Run, started: datetime, attempt: int, last: Exception | None) -> CaseRecord:
+        """Return a minimal record with the error, and write it if the disk allows.
+
+        Args:
+            run: the run, whose first error is the cause of the verdict.
+            started: start of the case.
+            attempt: from 1.
+            last: the error that kept the whole record from being written; often the reason of the first one too.
+        """
         error = run.evidence.error
         record = lost_record(
             run.located,
@@ -234,6 +243,11 @@ class Session:
             error=error or "no record could be written",
             next_command=f"quantgate doctor --runner {self.context.runner.name}",
         ).model_copy(update={"log_tail": run.log_tail, "started": started.isoformat(timespec="seconds")})
+        why = "" if last is None else to_quantgate_error(last, run.case).message
+        if why and why not in record.verdict.summary:
+            summary = f"{record.verdict.summary.rstrip('.')}. The whole record could not be written: {why}"
+            verdict = record.verdict.model_copy(update={"summary": summary})
+            record = record.model_copy(update={"verdict": verdict})
         with contextlib.suppress(OSError):
             record.write(run.folder / RECORD_FILE)
         return record
@@ -244,7 +258,11 @@ class Session:
         if record.verdict.cause in PERF_CAUSES:  # the performance stage has named the cause already
             return record
         # after an error there is nothing complete to explain, and the engine of the experiments may be gone
-        if outcome not in ATTRIBUTED or run.evidence.error is not None or self.context.attribution_seconds <= 0:
+        if (
+            not is_explainable(outcome, record.verdict.cause)
+            or run.evidence.error is not None
+            or self.context.attribution_seconds <= 0
+        ):
             return record
         try:
             return self._investigated(run, record, outcome)

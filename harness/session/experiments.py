@@ -34,6 +34,17 @@ from harness.session.readings import Components, open_experts, read_as
 
 ATTRIBUTED = frozenset({Outcome.REGRESSION, Outcome.CHECKPOINT_FAULT, Outcome.INCONCLUSIVE})
 """Outcomes that concern the checkpoint or the code, so that a search for the cause makes sense."""
+
+
+def is_explainable(outcome: Outcome, cause: str) -> bool:
+    """Return whether experiments could explain a failure.
+
+    Limits that are missing or of another golden are a gap of the project and no fault of the run: every experiment
+    would cost a generation and explain nothing.
+    """
+    return outcome in ATTRIBUTED and not (outcome is Outcome.INCONCLUSIVE and cause.startswith("limits_"))
+
+
 PassesLimits = Callable[[Generation, Clip], bool | None]
 """Return whether a repeat passes sanity and the first run's limits; ``None`` if no frames were compared."""
 

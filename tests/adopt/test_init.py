@@ -190,13 +190,25 @@ def test_a_file_where_a_folder_belongs_is_told(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["cases"]
 
 
-def test_a_project_with_cases_is_told_of_its_own_files(tmp_path: Path) -> None:
-    (tmp_path / "cases").mkdir()
-    (tmp_path / "cases/own.yaml").write_text("cases: {}\n")
+def test_a_project_with_cases_is_told_a_command_that_runs_them(tmp_path: Path) -> None:
+    (tmp_path / "cases/my suite").mkdir(parents=True)
+    (tmp_path / "cases/my suite/own.yaml").write_text(
+        "cases:\n  own: {runners: [b200], model: {path: ./m}, sampling: {prompt: p, width: 96, height: 64, "
+        "num_frames: 17, num_inference_steps: 8, guidance_scale: 3.0}}\n"
+    )
     made = init(tmp_path, (), SOURCE)
-    assert len(made.commands) == 3
-    assert "cases/own.yaml" in made.commands[1]
+    assert made.commands[1] == "pytest 'cases/my suite/own.yaml' --runner b200"
     assert not any("first.yaml" in command for command in made.commands)
+    assert not any("pytest will refuse" in note for note in made.notes)
+
+
+def test_files_of_another_program_in_cases_are_told(tmp_path: Path) -> None:
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases/foreign.yaml").write_text("x: 1\n")
+    made = init(tmp_path, (), SOURCE)
+    assert any("pytest will refuse cases/foreign.yaml: " in note for note in made.notes)
+    assert not any("foreign" in command for command in made.commands)
+    assert (tmp_path / "cases/foreign.yaml").read_text() == "x: 1\n"
 
 
 def test_the_commands(tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def parse(line: str) -> None:
         UsageError: it refuses; typer's own or click's, by version.
     """
     command: Any = whole_command()
-    words = shlex.split(line, comments=True)  # what follows a # is for the reader, and a shell passes over it
+    # what follows a # is for the reader, and a shell passes over it; `...` stands for the reason that a person writes
+    words = ["a reason" if word == "..." else word for word in shlex.split(line, comments=True)]
     while hasattr(command, "commands"):
         name, command, words = command.resolve_command(command.context_class(command), words)
     with command.make_context(name, list(words)):

@@ -458,6 +458,7 @@ def test_a_waiver_of_ninety_days_is_taken(load):
         ("owner", "\n"),
         ("reason", " "),
         ("reason", "\u200b"),
+        ("reason", "..."),
         ("issue", "https://"),
         ("issue", "http:///1"),
     ],

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,21 @@ def test_the_error_is_found_in_either_stream(tmp_path: Path, stdout: str, stderr
         backend.generate(case, tmp_path / "out", lambda _: None)
     assert caught.value.kind == kind
     assert words in caught.value.message
+
+
+@pytest.mark.parametrize(("free", "kind"), [(SHAPE[0] * SHAPE[1] * SHAPE[2] * 12 - 1, "disk"), (1 << 30, "crash")])
+def test_a_program_that_fails_on_a_full_disk_is_a_fault_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, kind: str
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    backend = CommandBackend()
+    backend.set_root(tmp_path)
+    case = _case(command=["sh", "-c", "echo 'OSError: 9 requested and 3 written' >&2; exit 1", "{case_json}", "{out}"])
+    backend.load(case, {}, "cpu", lambda _: None)
+    with pytest.raises(InfraError, match="9 requested and 3 written") as caught:
+        backend.generate(case, tmp_path / "out", lambda _: None)
+    assert caught.value.kind == kind
+    assert ("are free in" in caught.value.message) == (kind == "disk")
 
 
 def test_no_passed_value_is_in_the_words_of_a_crash(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,3 +165,15 @@ def test_a_texture_in_close_up_needs_a_limit_of_its_own(texture: Callable[[], np
 def test_odd_sizes_have_a_value_for_every_check(make_clip: object, shape: tuple[int, int, int]) -> None:
     evidence = check_clip(make_clip(*shape))  # type: ignore[operator]
     assert all(check.value is not None for check in evidence.checks)
+
+
+@pytest.mark.parametrize(("scale", "shift", "is_told"), [(255.0, 0.0, True), (2.0, -1.0, True), (1.3, -0.1, False)])
+def test_a_video_in_another_range_of_values_is_told(scale: float, shift: float, is_told: bool) -> None:
+    """Programs write [0, 255] or [-1, 1] by mistake; a decoder's overshoot is none of them."""
+    dark = np.linspace(0.02, 0.4, 3 * 32 * 48 * 3, dtype=np.float32).reshape(3, 32, 48, 3)
+    video = dark * scale + shift
+    clip = Clip((video.clip(0, 1) * 255).round().astype(np.uint8))
+    checks = {check.name: check for check in check_clip(clip, float_stats=stats_of(video)).checks}
+    told = [name for name, check in checks.items() if "float frames are read in [0, 1]" in check.message]
+    assert bool(told) == is_told
+    assert all(not checks[name].ok for name in told)

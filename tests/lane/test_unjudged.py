@@ -99,7 +99,7 @@ def test_what_was_not_selected_is_not_missed(project: Project) -> None:
     assert outcomes(project) == {"one": "pass", "two": "regression"}
     failed = project.pytest("--lf", "-n", "1")
     assert failed.returncode == 10
-    assert "1 cases on runner b200: 1 regression" in failed.stdout
+    assert "1 case on runner b200: 1 regression" in failed.stdout
     assert "not_run" not in failed.stdout
     project.write_cases({"one": ("m1", "pass"), "two": ("m1", "pass"), "three": ("m1", "pass")})
     assert project.pytest("--lf").returncode == 0
@@ -166,7 +166,7 @@ def test_a_case_that_a_plugin_or_a_conftest_switches_off_is_red(project: Project
     if not workers:
         left_in = project.pytest("-k", "healthy or nested", "--deselect", "cases/build")
         assert left_in.returncode == 0, left_in.stdout  # what the command itself leaves out is not missed
-        assert "1 cases on runner b200: 1 pass" in left_in.stdout
+        assert "1 case on runner b200: 1 pass" in left_in.stdout
 
 
 def test_a_file_that_a_conftest_hides_is_missed(project: Project) -> None:

@@ -60,7 +60,7 @@ def test_an_open_runner_is_a_usage_error_that_says_what_to_type(project: Any, mo
     project.cases("  both: {runners: [cpu, b200]}\n  here: {runners: [cpu]}\n")
     done = project.pytest("-m", "not b200", *more)
     assert done.returncode == 4, done.stdout
-    assert "next: pytest --runner b200 -m 'not b200'" in done.stdout + done.stderr
+    assert "next: pytest --runner cpu -m 'not b200'" in done.stdout + done.stderr
     assert "INTERNALERROR" not in done.stdout + done.stderr
 
 

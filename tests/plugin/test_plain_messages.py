@@ -116,6 +116,15 @@ def test_a_misspelt_runner_of_m_is_told_with_the_runners(project: Any) -> None:
     assert "no runner is called" not in text
 
 
+def test_a_keyword_that_matches_nothing_is_told_with_the_cases(project: Any) -> None:
+    project.cases("  wan_fp8: {}\n  wan_nvfp4: {}\n")
+    text = project.pytest("cases", "--runner", "cpu", "-k", "wan_nfvp4", "--collect-only").stdout
+    assert "-k 'wan_nfvp4' matches no case; did you mean wan_nvfp4?\n  next: quantgate cases" in text
+    text = project.pytest("cases", "--runner", "cpu", "-k", "zz", "--collect-only").stdout
+    assert "-k 'zz' matches no case; there are wan_fp8, wan_nvfp4" in text
+    assert "matches no case" not in project.pytest("cases", "--runner", "cpu", "-k", "wan", "--collect-only").stdout
+
+
 def test_reasons_are_not_cut_in_the_table(project: Any) -> None:
     project.cases("  one: {expect: 'regression:nan', sampling: {prompt: nan}}\n")
     text = project.pytest("cases", "--runner", "cpu", "--no-report").stdout

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from harness.definitions.case import Located
 from harness.definitions.loading import load_cases
 from harness.definitions.runner import load_runners
+from harness.errors import InfraError
 from harness.goldens.store import open_store
 from harness.machine.devices import cpu_device
 from harness.outcomes import Outcome
@@ -115,6 +116,23 @@ def test_a_disk_that_takes_no_record_is_said_and_the_old_one_is_gone(
     finished = session.run_case(one, "node", lambda _: None)
     assert (finished.record.verdict.outcome, finished.record.verdict.cause) == (Outcome.INFRA, "disk")
     assert not (finished.folder / "record.json").exists()
+
+
+def test_a_disk_that_takes_no_record_is_told_beside_the_error_that_came_first(
+    session: Session, one: Located, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crashed(*_: Any, **__: Any) -> None:
+        raise InfraError("the program ended with exit status 1", place=one.case.id, kind="crash")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(conductor, "find_golden", crashed)
+    monkeypatch.setattr(CaseRecord, "write", full)
+    verdict = session.run_case(one, "node", lambda _: None).record.verdict
+    assert (verdict.outcome, verdict.cause) == (Outcome.INFRA, "crash")
+    assert verdict.summary.startswith("the program ended with exit status 1. The whole record could not be written: ")
+    assert "No space left on device" in verdict.summary
 
 
 def test_a_candidate_that_cannot_be_kept_leaves_a_regression_one(

@@ -51,7 +51,7 @@ def test_a_runs_folder_that_cannot_be_made_is_infra(project: Any, workers: list[
     assert done.returncode == INFRA, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "infra (disk): the run's folder cannot be written to" in done.stdout
-    assert "1 cases on runner cpu: 1 infra" in done.stdout
+    assert "1 case on runner cpu: 1 infra" in done.stdout
     assert "next: make " in done.stdout
     assert "the report could not be written" in done.stdout
 

@@ -7,12 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from builders import bare_generation
 
 from harness.frames.clip import Clip, write_clip
 from harness.records.attribution import Experiment
 from harness.records.generation import Generation
-from harness.session.experiments import Laboratory
+from harness.records.verdict import Outcome
+from harness.session.experiments import Laboratory, is_explainable
 
 
 def picture(seed: int, added: float = 0.0) -> Clip:
@@ -71,3 +73,17 @@ def test_a_repeat_that_passes_says_so(tmp_path: Path) -> None:
     lab, record = laboratory(tmp_path, picture(2))
     result = lab.carry_out(Experiment(kind="rerun_same"), record, 60.0)
     assert (result.data["passes"], result.data["repeat"]) == (True, "rerun_same/clip.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cause", "explainable"),
+    [
+        (Outcome.INCONCLUSIVE, "limits_missing", False),
+        (Outcome.INCONCLUSIVE, "limits_of_another_golden", False),
+        (Outcome.INCONCLUSIVE, "base_missing", True),
+        (Outcome.REGRESSION, "ssim_below_limit", True),
+        (Outcome.GOLDEN_MISSING, "golden_missing", False),
+    ],
+)
+def test_no_generation_is_spent_on_what_no_experiment_explains(outcome: Outcome, cause: str, explainable: bool) -> None:
+    assert is_explainable(outcome, cause) is explainable

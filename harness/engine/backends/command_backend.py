@@ -138,7 +138,7 @@ class CommandBackend:
         }
         emit({"stage": "command", "step": 0, "steps": 1})
         began = time.perf_counter()
-        _run([filled(part, places) for part in case.command], self._root, case)
+        _run([filled(part, places) for part in case.command], self._root, case, out_dir)
         seconds = time.perf_counter() - began
         emit({"stage": "command", "step": 1, "steps": 1, "seconds": seconds})
         delivered = read_delivery(result, folder, case)
@@ -193,8 +193,30 @@ def _clear(out_dir: Path, result: Path, *others: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _run(arguments: list[str], root: Path, case: Case) -> None:
+def _full_disk(folder: Path, case: Case) -> str:
+    """Return a sentence if the disk of ``folder`` has no room for the case's frames in float32, else an empty text.
+
+    Programs rarely name a full disk: numpy reports "313344 requested and 67552 written".
+    """
+    sampling = case.sampling
+    needed = 4 * 3 * sampling.num_frames * sampling.height * sampling.width
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return ""
+    return (
+        f"; {free / 1e6:.1f} MB are free in {folder}, and its frames take {needed / 1e6:.1f}" if free < needed else ""
+    )
+
+
+def _run(arguments: list[str], root: Path, case: Case, folder: Path) -> None:
     """Run the program to its end. Both of its streams go to the engine's log, and their last lines into the error.
+
+    Args:
+        arguments: the program and its arguments, without placeholders.
+        root: the working directory.
+        case: names the program in an error.
+        folder: the folder of its output files.
 
     Raises:
         InfraError: the program cannot be started, or its exit status is not 0.
@@ -233,6 +255,8 @@ def _run(arguments: list[str], root: Path, case: Case) -> None:
         # a program that logs to stdout reports its error there; of its end only, since it may have coped with others
         kind = kind_of(RuntimeError("\n".join(output["stdout"].splitlines()[-_LAST_WORDS:])))
     ending = f"; its {last[0]} ends: {last[1]}" if last is not None else "; it wrote nothing"
+    if kind == "crash" and (full := _full_disk(folder, case)):
+        kind, ending = "disk", ending + full
     raise InfraError(f"{name} ended with {describe_exit(code)}{ending}", place=case.id, kind=kind, output=output)
 
 

@@ -149,7 +149,7 @@ def test_also_and_over_exclude_each_other(workspace: Workspace, left: Callable) 
         accepted(workspace, also=True, over=True)
 
 
-@pytest.mark.parametrize("reason", ["", "  \n"])
+@pytest.mark.parametrize("reason", ["", "  \n", "...", "…", "\u200b?"])
 def test_a_reason_is_needed(workspace: Workspace, left: Callable, reason: str) -> None:
     left()
     with pytest.raises(GoldenError, match="--reason"):

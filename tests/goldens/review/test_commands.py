@@ -13,11 +13,13 @@ from typer.testing import CliRunner
 
 from harness.cli import review
 from harness.cli.review import accept as accept_command
-from harness.errors import GoldenError, QuantgateError
+from harness.errors import GoldenError, InvalidCaseError, QuantgateError
 from harness.goldens.accept import accept
 from harness.goldens.folder import FolderStore
 from harness.goldens.workspace import Workspace
+from harness.records.frames import SanityEvidence
 from harness.records.identity import FieldChange
+from tests.goldens.review.conftest import check
 
 app = typer.Typer()
 app.command()(review.pending)
@@ -110,6 +112,32 @@ def test_reason_is_not_optional(workspace: Workspace, left: Callable) -> None:
     result = CliRunner().invoke(app, ["accept", "nvfp4", "--root", str(workspace.root)])
     assert result.exit_code == 2
     assert FolderStore(workspace.goldens).cases() == ()
+
+
+@pytest.mark.parametrize("reason", ["...", "…"])
+def test_the_reason_of_a_printed_command_is_not_taken_as_it_stands(
+    workspace: Workspace, left: Callable, reason: str
+) -> None:
+    left()
+    with pytest.raises(InvalidCaseError, match="holds no word"):
+        run(workspace, "accept", "nvfp4", "--reason", reason)
+    assert FolderStore(workspace.goldens).cases() == ()
+    assert "accepted b200/nvfp4" in run(workspace, "accept", "nvfp4", "--reason", "正しい")
+
+
+def test_pending_names_the_command_that_works(workspace: Workspace, left: Callable) -> None:
+    """`accept` refuses frames that failed a check, so the command is `reject`."""
+    left(sanity=SanityEvidence(checks=(check(ok=False),)))
+    text = run(workspace, "pending")
+    assert "quantgate accept" not in text
+    assert "quantgate reject nvfp4 --runner b200" in text
+    run(workspace, "reject", "nvfp4", "--runner", "b200")
+
+
+def test_accept_names_the_case_whose_limits_are_missing(workspace: Workspace, left: Callable) -> None:
+    left()
+    text = run(workspace, "accept", "nvfp4", "--reason", "right")
+    assert "limits: there are none yet; next: quantgate regenerate --case nvfp4 --runner b200\n" in text
 
 
 def test_pending_finishes_what_was_interrupted(workspace: Workspace, left: Callable) -> None:
