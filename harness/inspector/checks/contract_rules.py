@@ -176,6 +176,7 @@ def _loaded_otherwise(expert: str, runtime: Resolved, stored: frozenset[str]) ->
             evidence={"more": more[:20], "fewer": fewer[:20]},
             next_command="write the ignore list as globs such as blocks.0*, condition_embedder*, proj_out",
         )
+    # of Linears that are stored quantized only: for the others a scale of 1 is right
     ones = sorted(prediction.scale_of_one & stored)
     if ones:
         yield about(

@@ -215,6 +215,7 @@ def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
         absent += [
             f"blocks.{number}.{name}" for number, present in sorted(blocks.items()) for name in sorted(every - present)
         ]
+        # if more than half is absent, it is another model and no damaged one
         if absent and len(absent) <= len(every) * len(blocks) // 2:
             yield about(
                 "tensor_missing",
@@ -229,6 +230,7 @@ def cast_candidates(context: Context, expert: str) -> set[str]:
     """Return the FP8 Linears of a file set that has and declares no scale: they were cast, or lost their scales."""
     component, quantized = context.experts[expert], context.quantized(expert)
     eight = {name: module for name, module in quantized.items() if module.format == "fp8"}
+    # a single scale shows that the writer scales: then no Linear is a plain cast
     if any(item.scale is not None or item.input_scale is not None for item in eight.values()):
         return set()
     declared = component.declaration

@@ -97,6 +97,7 @@ def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
                 continue
             stem = name.removesuffix("to_q")
             group = [quantized.get(f"{stem}{part}") for part in ("to_q", "to_k", "to_v")]
+            # q of a cross-attention reads another input than k and v, so no runtime fuses the three
             if "attn2" in stem:
                 group = group[1:]
             scales = {
@@ -137,6 +138,7 @@ def qkv_input_scales(context: Context) -> Iterator[InspectionFinding]:
                     scales[f"{stem}{part}"] = values[entry.name][0]
             if len(scales) < 2:
                 continue
+            # the lower one of two: without a third scale the larger one counts as odd
             middle = sorted(scales.values())[(len(scales) - 1) // 2]
             odd = max(scales, key=lambda item: abs(math.log(scales[item] / middle)))
             ratio = max(scales.values()) / min(scales.values())
@@ -182,6 +184,7 @@ def constant_scales(context: Context) -> Iterator[InspectionFinding]:
             continue
         value = next(iter(constants.values()))
         four = any(module.spec.two_level for module in quantized.values())
+        # filled-in scales of 1 decode a cast right: nothing was divided
         if value == 1 and not four and _are_weights(context, expert, constants):
             yield finding(
                 "warning",
