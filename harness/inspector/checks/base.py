@@ -114,7 +114,7 @@ def _excluded_finding(
         expert,
         f"{listed(names)} {text}.",
         tensors=names,
-        first=first.tensor,
+        tensor=first.tensor,
         next_command=next_command,
         cosine=first.cosine,
         relative_error=first.relative_error,
@@ -137,15 +137,15 @@ def exchanged_linears(context: Context) -> Iterator[InspectionFinding]:
             continue
         names = sorted(holds)
         pairs = [f"{name} holds {holds[name]}" for name in names]
-        yield finding(
-            "fault",
+        yield about(
             "linears_exchanged",
-            f"{expert}: {len(names)} Linears hold the weights of other Linears of the base ({listed(pairs)}): the "
+            expert,
+            f"{len(names)} Linears hold the weights of other Linears of the base ({listed(pairs)}): the "
             "weights are right and stand under wrong names.",
-            expert=expert,
             module=names[0],
-            evidence={"holds": dict(list(holds.items())[:20]), "count": len(names)},
             next_command="correct the converter's map of names, and convert again",
+            holds=dict(list(holds.items())[:20]),
+            count=len(names),
         )
 
 

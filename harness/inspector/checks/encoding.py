@@ -165,7 +165,7 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
                 f"beyond doubt, nor clearly others{_distance(unclear, measured)}.",
                 linears=unclear,
                 severity="inconclusive",
-                first=worst,
+                module=worst,
                 next_command=(
                     "name the base that was used (base: in the case), or compare with another export: "
                     "quantgate inspect A --against B"
@@ -347,7 +347,7 @@ def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Itera
             expert,
             f"rows {listed([str(row) for row in numbers])} of {first}{more} {text}, unlike the other rows.",
             linears=list(names),
-            first=first,
+            module=first,
             rows=numbers[:50],
             cosine=scores,
             tensor=best,

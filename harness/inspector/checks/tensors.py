@@ -369,7 +369,7 @@ def shapes_and_dtypes(context: Context) -> Iterator[InspectionFinding]:
                 expert,
                 f"{len(wrong)} tensors do not have the shape that the base asks for ({listed(wrong)}).",
                 tensors=wrong,
-                first=wrong[0].split(" ")[0],
+                tensor=wrong[0].split(" ")[0],
             )
         if integers:
             yield finding(
