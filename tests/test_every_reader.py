@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from benchmarks.storm import samples
 from harness.cli import app
-from harness.definitions.loading import load_case_file
+from harness.definitions.loading import load_cases
 from harness.definitions.runner import load_runners
 from harness.definitions.yaml_tree import YamlError, read_text
 from harness.engine.quantized.headers import read_config, read_headers
@@ -53,7 +53,7 @@ def test_a_pipe_in_the_place_of_a_file_does_not_block(tmp_path: Path) -> None:
     with pytest.raises(InvalidCaseError, match="not a regular file"):
         load_runners(tmp_path / "runners")
     with pytest.raises(InvalidCaseError, match="not a regular file"):
-        load_case_file(pipe, tmp_path)
+        load_cases([pipe], tmp_path)
     os.mkfifo(tmp_path / "candidate.json")
     with pytest.raises(GoldenError, match="not a regular file"):
         read_candidate(tmp_path)

@@ -23,7 +23,7 @@ from benchmarks.storm.samples import CASE, ROOT, RUNNER
 from benchmarks.storm.trial import NEEDLE, TimeIsUpError, unexpected
 from harness.calibrate.renewing import _renamed
 from harness.definitions.image import PictureError, decode, read_picture
-from harness.definitions.loading import load_case_file
+from harness.definitions.loading import load_cases
 from harness.definitions.runner import load_runners
 from harness.engine.quantized.headers import read_config, read_headers
 from harness.errors import QuantgateError
@@ -305,7 +305,7 @@ READERS: tuple[Reader, ...] = (
            lambda: Tried(key="k", fields=("a",), answer="green", why="w").model_dump_json().encode() + b"\n",
            lambda _, p: read_log(p), keeps=False),
     Reader("case file", "cases/a.yaml", lambda: (ROOT / "cases/tiny.yaml").read_bytes(),
-           lambda f, p: load_case_file(p, f), lists=True),
+           lambda f, p: load_cases([p], f), lists=True),
     Reader("runner", "runners/b200.yaml", lambda: (ROOT / "runners/b200.yaml").read_bytes(),
            lambda f, _: load_runners(f / "runners"), lists=True),
     Reader("contract", "c.yaml", lambda: (ROOT / "harness/inspector/contracts/sglang.yaml").read_bytes(),

@@ -19,6 +19,7 @@ from harness.cli import options
 from harness.definitions.loading import load_cases
 from harness.definitions.runner import named_runner
 from harness.errors import InvalidCaseError
+from harness.git import head_of
 from harness.lane.coverage import LOOSER, TRAILER, Change, Coverage, coverage_against
 from harness.lane.durations import read_history
 from harness.lane.github import post_comment, propose, pull_request_of
@@ -56,7 +57,7 @@ def plan_command(
     if against is not None:
         coverage = coverage_against(root, against, runner, [item.case for item in located])
     past = read_history(history or [HERE.runs / HISTORY_FILE])
-    made = make_plan(located, profile, shards, past, code=_head(root), coverage=coverage)
+    made = make_plan(located, profile, shards, past, code=head_of(root).removesuffix("+dirty"), coverage=coverage)
     made.write(out)
     matrix = json.dumps(made.matrix(), separators=(",", ":"))
     typer.echo(matrix)
@@ -211,10 +212,3 @@ def _append(variable: str, text: str) -> None:
     if name := os.environ.get(variable):
         with Path(name).open("a", encoding="utf-8") as out:
             out.write(text)
-
-
-def _head(root: Path) -> str:
-    completed = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return completed.stdout.strip() if completed.returncode == 0 else ""

@@ -220,11 +220,6 @@ def load_cases(paths: Sequence[Path], root: Path, *, runners: Collection[str] | 
     return located
 
 
-def load_case_file(path: Path, root: Path, *, runners: Collection[str] | None = None) -> tuple[Located, ...]:
-    """Read one case file; see :func:`load_cases`."""
-    return load_cases([path], root, runners=runners)
-
-
 def check_cases(
     paths: Sequence[Path], root: Path, *, runners: Collection[str] | None = None
 ) -> tuple[tuple[Located, ...], tuple[FileProblem, ...]]:

@@ -158,6 +158,7 @@ def named_runner(folder: Path, name: str) -> RunnerProfile:
 def _clashes(profile: RunnerProfile, others: Iterable[RunnerProfile]) -> list[str]:
     problems = []
     for other in others:
+        # equal names with different capabilities are different devices for `match_runner`
         if profile.compute_capability == other.compute_capability:
             shared = sorted(set(profile.identifiers) & set(other.identifiers))
             problems += [f"device {name!r} belongs to runner {other.name} already" for name in shared]

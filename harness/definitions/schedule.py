@@ -127,6 +127,7 @@ def explain(rule: Rule, steps: int, shift: float, sigmas: Sequence[float]) -> st
         sigmas: measured noise levels, with or without the last one.
     """
     used_sigmas = tuple(sigmas)[:steps]
+    # another number of steps is a finding of its own (`step_count`)
     if len(used_sigmas) != steps:
         return ""
     for other in ("unipc", "unipc_before_0_37", "flow_unipc", "euler"):
@@ -156,10 +157,12 @@ def _fitted_shift(rule: Rule, steps: int, used_sigmas: Sequence[float]) -> float
         return None
     middle = max(steps // 2, 1)
     low, high = 1e-3, 1e3
+    # more halvings than a float has digits, so that the interval ends at one value
     for _ in range(200):
         # geometric mean, because the interval spans six powers of ten
         guess = (low * high) ** 0.5
         low, high = (guess, high) if _sigmas(rule, steps, guess)[middle] < used_sigmas[middle] else (low, guess)
+    # shifts are stated with few digits, and the rounded one must still give the noise levels
     fitted = round((low * high) ** 0.5, 3)
     return (
         fitted

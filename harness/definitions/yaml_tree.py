@@ -113,6 +113,7 @@ def parse(text: str) -> Node:
     """
     if len(text) > MAX_BYTES:
         raise YamlError([Problem(1, f"larger than {MAX_BYTES // 2**20} MiB; split the file")])
+    # libyaml counts these as line breaks, so that the lines in later messages would be wrong
     for mark in _BREAKS:
         if mark in text:
             line = text.count("\n", 0, text.index(mark)) + 1
@@ -130,6 +131,7 @@ def scalar(text: str) -> str | int | float | bool | None:
     """
     if text in _WORDS:
         return _WORDS[text]
+    # most scalars are words, and need none of the patterns below
     if text[0] not in "+-.0123456789":
         return text
     if _INT.fullmatch(text):
@@ -296,6 +298,7 @@ def read_text(path: Path) -> str:
     except (OSError, UnreadableError) as error:
         raise YamlError([Problem(1, f"cannot be read: {reason(error)}")]) from None
     try:
+        # editors on Windows write a byte order mark
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1

@@ -94,6 +94,7 @@ def _reports_no_memory(text: str) -> bool:
 
 def describe(error: BaseException) -> dict[str, Json]:
     """Return an exception as data for the parent."""
+    # the end of a traceback names the place, and a message must stay bounded
     data: dict[str, Json] = {"traceback": "".join(traceback.format_exception(error))[-20000:]}
     if isinstance(error, QuantgateError) and type(error).__name__ in _CARRIED:
         kind = error.kind if isinstance(error, InfraError) else ""
@@ -112,6 +113,7 @@ def describe(error: BaseException) -> dict[str, Json]:
         )
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     kind = kind_of(error)
+    # a library that gets no memory may report another error (`harness.engine.room`)
     if kind == "crash" and not has_room():
         kind = "oom"
     return data | {

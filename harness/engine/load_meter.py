@@ -38,6 +38,7 @@ def weight_files(paths: Mapping[str, Path]) -> tuple[Path, ...]:
 
 def _files(paths: Mapping[str, Path]) -> Iterator[Path]:
     for role, folder in paths.items():
+        # the anchor is read by the inspector; no engine loads it
         if role == "base":
             continue
         for path in folder.rglob("*") if folder.is_dir() else [folder]:

@@ -117,6 +117,7 @@ class LogRedactor:
         else:
             cleaned = self._redactor.text(text)
         shown = cleaned.encode("utf-8", "surrogateescape")
+        # redaction can lengthen a line: a name may be longer than the value that it replaces
         if len(shown) > LINE_BYTES:
             shown = b"".join(map(_capped, shown.splitlines(keepends=True)))
         return shown
@@ -169,6 +170,7 @@ class RedactedLog:
         self._redactor = LogRedactor(secrets)
         self._lock = threading.Lock()
         self._ended = False
+        # daemon: a program that keeps the pipe open must not keep the parent from ending
         self._thread = threading.Thread(target=self._pump, daemon=True)
         self._thread.start()
 

@@ -58,6 +58,7 @@ class Meter:
         do before and after a call is not counted.
         """
         if self._cuda:
+            # work of an earlier generation must not count into this one's peaks
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         handles = []
@@ -89,11 +90,13 @@ class Meter:
         finally:
             for handle in handles:
                 handle.remove()
+            # another watcher had put its own `step` there: it must find it again
             if hidden:
                 pipe.scheduler.step = step
             else:
                 del pipe.scheduler.step
             if self._cuda:
+                # the last events must have happened before their times are read
                 torch.cuda.synchronize()
             self._close_stage()
             self._total = time.perf_counter() - self._began - (self._yardstick.spent if self._yardstick else 0.0)

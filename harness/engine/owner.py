@@ -113,6 +113,7 @@ class EngineOwner:
         if self._process is not None:
             raise RuntimeError("an engine is started once; take a fresh one")
         environment = engine_environment(self.case, self._device_env)
+        # counted before the start: only a kill after it can have hit this engine
         self._kills_before = kernel_kills()
         self.hand_over(self.case, self._pictures)
         # stamps before the load: a file that changes while the engine reads it is noticed afterwards
@@ -306,6 +307,7 @@ class EngineOwner:
         except InfraError as error:
             self._end()
             raise self._explain(error, method, seconds, place) from error
+        # Ctrl-C too: an interrupted engine would go on computing and hold the device
         except BaseException:
             self._end()
             raise
@@ -330,6 +332,7 @@ class EngineOwner:
             late = message == DEADLINE_PASSED
             message = f"{method} took longer than {seconds:g} s; {message}" if late else f"{method}: {message}"
             message += ", and the engine was killed"
+        # a signal alone proves nothing: a person or a scheduler may have sent it
         if kind == "crash" and "SIGKILL" in message and kernel_kills() > self._kills_before:
             kind, message = "oom", f"the kernel killed the engine for memory during {method} ({message})"
         return InfraError(
@@ -414,6 +417,7 @@ class EnginePool:
             engine.close()
             engine = None
         if engine is None:
+            # room is made before the load: two models at once may not fit on the device
             while len(self._engines) >= self._keep:
                 self._engines.pop(next(iter(self._engines))).close()
             engine = EngineOwner(
@@ -429,6 +433,7 @@ class EnginePool:
             self.loads += 1
             engine.start(on_progress)
         self._engines[key] = engine
+        # the living engine may still hold the pictures of another case
         engine.hand_over(case, files)
         return engine
 

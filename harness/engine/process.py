@@ -142,6 +142,7 @@ class WorkerProcess:
         while True:
             while self._inbox:
                 message = self._inbox.pop(0)
+                # a heartbeat only shows that the worker lives, which `heard` has noted
                 if message.get("event") != "heartbeat":
                     return message
             now = time.monotonic()
@@ -149,6 +150,7 @@ class WorkerProcess:
                 raise InfraError(DEADLINE_PASSED, kind="hang")
             if now - heard > silence_limit:
                 raise InfraError(f"no sign of life for {silence_limit:g} s", kind="hang")
+            # woken up regularly: a program of the backend may hold the pipe open after the worker's death
             readable, _, _ = select.select([self._events], [], [], max(0.0, min(POLL_SECONDS, deadline - now)))
             if readable:
                 chunk = os.read(self._events, 1 << 16)
@@ -177,6 +179,7 @@ class WorkerProcess:
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
+        # the guard ends everything below it when the life pipe closes
         while self._descriptors:
             os.close(self._descriptors.pop())
         guard = look(self._process.pid)
@@ -203,6 +206,7 @@ def describe_exit(code: int | None) -> str:
     """Return an exit status in words."""
     if code is None:
         return "still ending"
+    # negative: as Popen reports a signal; over 128: as the guard reports the worker's
     number = -code if code < 0 else code - 128
     if code < 0 or code > 128:
         with contextlib.suppress(ValueError):

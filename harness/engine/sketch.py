@@ -11,22 +11,15 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 
-WIDTH = 64
-SEED = 0x51_7E_7C_4A_11_0D_1F_37
+from harness.engine.probes.stimulus import WIDTH, signs
 
 
 @lru_cache(maxsize=16)
 def _signs(count: int, device: torch.device) -> torch.Tensor:
-    """int8 [count] of -1 and 1: the top bit of SplitMix64 of the position (Steele, Lea and Flood, 2014)."""
-    with np.errstate(over="ignore"):
-        z = (np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) + np.uint64(SEED)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    bits = ((z ^ (z >> np.uint64(31))) >> np.uint64(63)).astype(np.int8)
-    return torch.from_numpy(bits * 2 - 1).to(device)
+    """int8 [count] of -1 and 1, see `signs`; kept, since each step asks for the same sizes."""
+    return torch.from_numpy(signs(count)).to(device)
 
 
 def sketch(x: torch.Tensor) -> tuple[float, ...]:

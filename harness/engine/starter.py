@@ -124,6 +124,7 @@ class Starter:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(child_end.fileno(),),
+                # Ctrl-C in a terminal goes to the owner, which ends its engines in order
                 start_new_session=True,
             )
         self._control = parent_end

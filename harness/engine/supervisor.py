@@ -55,6 +55,7 @@ def supervise(life: int, close_in_supervisor: tuple[int, ...], work: Callable[[]
 
 
 def _worker(life: int, work: Callable[[], int]) -> int:
+    # a group of its own, so that one signal reaches all of its programs
     os.setpgid(0, 0)
     os.close(life)
     return work()
@@ -99,6 +100,7 @@ def _watch(life: int, close_here: tuple[int, ...], work: Callable[[], int], *, w
             status = 128 + signal.SIGSTOP
     if status is None and stop_request.to_end:
         status = _end_gently(child, group=worker)
+    # after a normal end too: a backend may have left programs behind
     killed = _kill_all(child, group=worker)
     if worker:
         _end_stopped_guard(parent)

@@ -168,9 +168,11 @@ class _Forker:
         # the other engines' status pipes too: an open copy here would keep them from closing
         for descriptor in (self._woken, self._wake, status, *self._status.values()):
             os.close(descriptor)
+        # as `start_new_session` does for an engine that is started as a new program
         os.setsid()
         environment = {str(name): str(value) for name, value in request["environment"].items()}
         self._place.write(environment[MARKER])
+        # the whole environment is the engine's: nothing of the starter's may leak into it
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(request["folder"])

@@ -166,6 +166,7 @@ def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
         raise ConfigError("`quantization` is not an object", place=origin)
     inner: Mapping[str, Any] = section if isinstance(section, Mapping) else {}
     ignore = body.get("ignore", inner.get("exclude_modules", body.get("exclude_modules")))
+    # the keys below belong to libraries that match a name anywhere in a module's path
     loose = ignore is None
     if ignore is None:
         ignore = next((body[key] for key in IGNORE_KEYS if body.get(key) is not None), None)
@@ -173,6 +174,7 @@ def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
     if not isinstance(ignore, list) or not all(isinstance(item, str) for item in ignore):
         raise ConfigError("the ignore list is not a list of names", place=origin)
     algo = body.get("quant_algo", inner.get("quant_algo")) or ""
+    # ModelOpt's old schema has a section and names no method
     method = body.get("quant_method") or ("modelopt" if section is not None else "")
     if not isinstance(algo, str) or not isinstance(method, str):
         raise ConfigError("quant_algo and quant_method are strings", place=origin)

@@ -140,6 +140,7 @@ def _score(qq: float, qb: float, bb: float, scale: float) -> Score:
     cosine = qb / np.sqrt(qq * bb) if qq > 0 else 0.0
     if not np.isfinite(scale):  # the codes may still be right: only size is lost
         return Score(float(cosine), float("inf"), float("inf"))
+    # a difference of large sums can come out below zero
     error = max(scale * scale * qq - 2 * scale * qb + bb, 0.0)
     return Score(float(cosine), float(np.sqrt(error / bb)), float(scale * qb / bb))
 

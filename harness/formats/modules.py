@@ -329,6 +329,7 @@ def _dialect(
         return "torchao"
     if hints.library == "quanto":
         return "quanto"
+    # scale_weight is the name in ComfyUI's files without markers
     if marked or "scale_weight" in parts:
         return "comfy"
     if packed:
@@ -343,6 +344,7 @@ def _dialect(
         return METHODS[method]
     if weight.dtype == "I8" and scale is not None:
         return "lightx2v" if len(scale.shape) == 2 else "plain"
+    # the plainest names last: whatever another program marks is gone by here
     return "modelopt" if scale is not None else "plain"
 
 
@@ -394,6 +396,7 @@ def decide(
         return Decided("gguf", code=kind.removeprefix(GGUF_PREFIX))
     marker = hints.markers.get(stem) or {}
     stated = str(marker.get("format", ""))
+    # before the rules by dtype, which read the shape as [rows, columns]
     if len(weight.shape) != 2:
         return Decided("int4" if marker_format(stated) == "int4" else _of_tiles(hints.types.get(stem, "")),
                        opaque=f"its bytes are in tiles of {len(weight.shape)} axes for one kernel")  # fmt: skip
@@ -497,6 +500,7 @@ def _integer(bits: int) -> tuple[StoredFormat, str, tuple[int, int], str]:
 def _eight(weight: TensorEntry, scale: TensorEntry | None, hints: Hints, code: str = "") -> Decided:
     code = code or FP8_DTYPES[weight.dtype]
     if scale is None:
+        # a cast, or a lost scale: the check `casts` decides by the values
         return Decided("fp8", "none", code=code)
     rows, columns = weight.shape
     if scale.dtype in ("U8", "F8_E8M0"):

@@ -58,7 +58,8 @@ def about(
     linears: Sequence[str] = (),
     tensors: Sequence[str] = (),
     severity: Severity = "fault",
-    first: str = "",
+    module: str = "",
+    tensor: str = "",
     contract: str = "",
     next_command: str = "",
     **evidence: Any,
@@ -72,25 +73,25 @@ def about(
         linears: the Linears; the first `LISTED` of them and their number become evidence.
         tensors: instead of ``linears``, the tensors.
         severity: see `finding`.
-        first: the name to look at first, if it is not the first of the list.
+        module: the Linear to look at first; default: the first of ``linears``.
+        tensor: the tensor to look at first; default: the first of ``tensors``.
         contract: see `finding`.
         next_command: see `finding`.
         evidence: further evidence.
     """
-    place: dict[str, str] = {}
-    for kind, names in (("module", linears), ("tensor", tensors)):
+    for kind, names in (("modules", linears), ("tensors", tensors)):
         if names:
-            evidence |= {f"{kind}s": names[:LISTED], "count": len(names)}
-            place = {kind: first or names[0]}
+            evidence |= {kind: names[:LISTED], "count": len(names)}
     return finding(
         severity,
         code,
         f"{expert}: {text}",
         expert=expert,
+        module=module or next(iter(linears), ""),
+        tensor=tensor or next(iter(tensors), ""),
         contract=contract,
         evidence=evidence,
         next_command=next_command,
-        **place,
     )
 
 

@@ -76,6 +76,7 @@ DOUBT = 0.1
 def is_doubtful(measured: Measured) -> bool:
     """Return whether the gain is off by little, so that more rows must be read before it counts as a fault."""
     best_fit = measured.fit
+    # all rows that a second look would read have been read
     if best_fit is None or len(measured.rows) >= min(STRIP, measured.module.shape[0]):
         return False
     return gain_limit(measured) < abs(best_fit.scores[best_fit.best].gain - 1) < DOUBT

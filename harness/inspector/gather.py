@@ -188,6 +188,7 @@ def gather(plan: Plan, pool: Executor) -> Gathered:
         gathered.planned = len(tasks)
         pending = set(tasks)
         while pending:
+            # a source that fails once is not asked for the other tensors
             finished, pending = wait(pending, return_when=FIRST_EXCEPTION)
             # keep the results of this round before the first error is raised below
             for future in finished:
@@ -341,6 +342,7 @@ def _sanity_tasks(plan: Plan, gathered: Gathered, component: Component) -> Itera
         for name, entry in component.tensors.items()
         if entry.dtype in FLOAT_DTYPES and not is_scale(name) and name not in quantized
     ]
+    # in the order of the file, so that near tensors of a batch share a read
     entries.sort(key=lambda entry: (entry.file, entry.start))
     limit = min(plan.budgets[component.expert].excluded, SANITY_ELEMENTS)
     rows_by_name = gathered.sanity.setdefault(component.expert, {})
@@ -372,6 +374,7 @@ def _excluded_tasks(
         and base_expert.tensors[name].shape == entry.shape
         and base_expert.tensors[name].dtype in FLOAT_DTYPES
     ]
+    # in the order of the file, so that near tensors of a batch share a read
     entries.sort(key=lambda entry: (entry.file, entry.start))
     limit = plan.budgets[component.expert].excluded
     for first in range(0, len(entries), EXCLUDED_BATCH):

@@ -124,6 +124,7 @@ def load_component(
             report("fault", "header_invalid", f"{path}: {result.message}.", reason=result.code, file=path)
         else:
             headers[path] = result
+    # beside safetensors no loader takes a pickle, so it is not worth a finding
     pickles = sorted(path for path in names if path.endswith(PICKLES)) if not shards else []
     if pickles:
         text = f"{listed(pickles)}: a PyTorch pickle. Loading one runs code, so it was not read: nothing is proven."
@@ -439,6 +440,7 @@ def _configs(
         config = body
         if body.get("quantization_config") is not None:
             attempt(path, body["quantization_config"], "config.json")
+    # msModelSlim's description counts only if no configuration declares anything
     for path in sorted(name for name in present if DESCRIPTION.search(name) and not candidates):
         read.append(path)
         try:
@@ -468,6 +470,7 @@ def _named(declared: Declaration, naming: Naming, report: Any) -> Declaration:
     """Return the declaration with Diffusers' names for its layers. Report a fault for layers that name no tensor."""
     stems = {split_parts(name)[0].rpartition(".")[0]: name for name in naming.names}
     stems_by_module = {module_to_diffusers(stem, naming.prefix): stem for stem in stems}
+    # ComfyUI looks its layers up under the stored names only
     if declared.method == "comfy" and naming.names:
         lost = sorted(name for name in declared.layers if name not in stems)
     else:

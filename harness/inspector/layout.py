@@ -40,6 +40,7 @@ def noise_of(path: str) -> str:
 
     For example, ``HighNoise/model.gguf`` gives ``transformer``. A path that names both levels gives "".
     """
+    # HighNoise is the same word as high_noise
     name = re.sub(r"([a-z])([A-Z])", r"\1_\2", path)
     high, low = HIGH.search(name) is not None, LOW.search(name) is not None
     if high == low:
@@ -80,6 +81,7 @@ def _loose(source: Source) -> dict[str, Place]:
     if not paths:
         paths = [path for path in source.files if path.endswith(PICKLES)]
     inner = [path for path in paths if not OTHER.search(path) and not OTHER_FILES.search(path.rpartition("/")[2])]
+    # a file at the top may be the transformer although its name resembles another component's
     inner = inner or [path for path in paths if "/" not in path]
     root = [path for path in inner if "/" not in path]
     chosen = root or inner
@@ -89,6 +91,7 @@ def _loose(source: Source) -> dict[str, Place]:
     if not chosen:
         return {}
     named = {expert: files for expert, files in groups.items() if expert}
+    # if most files name no level, `high` in a few names is chance
     if not named or (root and "" in groups and len(groups[""]) >= len(chosen) / 2):
         named = {"transformer": chosen}
     return {expert: _place(source, files) for expert, files in sorted(named.items())}

@@ -35,6 +35,7 @@ from harness.inspector.sources import SharedReads, Source
 
 
 Flags = NDArray[np.bool_]
+# some three units in the last place of float32, for a divisor that another program rounded otherwise
 TIE = 4e-7
 E2M1_MAX = 6.0
 MIN_BLOCK_SCALE = 2.0**-9
@@ -160,6 +161,7 @@ def _before_rounding(base: F32, stored: U8, scale: F32) -> float:
     base, stored = base[:SEARCHED_ROWS], stored[:SEARCHED_ROWS]
     scale = scale[:SEARCHED_ROWS] if len(scale) > 1 else scale
     best, share = np.ones_like(scale), np.zeros(scale.shape)
+    # coarse, then fine around the best: 64 steps of 2**-14 span BF16's rounding of 2**-8
     for step in (2.0**-14, 2.0**-18):
         centre = best
         for shift in np.arange(-64, 65) * step:
@@ -320,6 +322,7 @@ def _shifted(
         values = decode_module(source, moved, rows)[module.code]
         errors[shift] = (Sums.of(values, base).score().relative_error, values)
     best = min(errors, key=lambda shift: errors[shift][0])
+    # `not <`: an error that is NaN proves no shift either
     if not errors[best][0] < SHIFT_LEAD * stored:
         return {}
     return {shifted_name(module.code, best): errors[best][1]}
@@ -445,6 +448,7 @@ def _fp8(
     if anchor_rows is None:
         return result
     finite = np.where(np.isfinite(channel) & (channel != 0), channel, np.float32(1))
+    # the rows are decoded with their share of the geometric mean, which is the one factor of the fit
     mean = float(np.exp(np.log(np.abs(finite)).mean()))
     decoded = decode_fp8_readings(stored, (finite / np.float32(mean)).astype(np.float32))
     if module.format == "int8":

@@ -69,9 +69,7 @@ def mismatched(
 def _mismatches(
     index: Mapping[str, Any], experts: Mapping[str, Component], parts: Parts
 ) -> Iterator[tuple[str, tuple[str, str]]]:
-    vae, text, tokenizer, scheduler = (
-        parts.files.get(name, PartFiles()).config for name in ("vae", "text_encoder", "tokenizer", "scheduler")
-    )
+    vae, text, scheduler = (parts.files.get(name, PartFiles()).config for name in ("vae", "text_encoder", "scheduler"))
     size = vae.get("z_dim", vae.get("latent_channels"))
     for expert, component in experts.items():
         config = component.config
@@ -107,7 +105,6 @@ def _mismatches(
         kind = config.get("_class_name")
         if isinstance(declared, list) and len(declared) == 2 and kind and declared[1] not in (None, kind):
             yield f"model_index.json names {declared[1]} for {name}, and its configuration is of {kind}", (name, name)
-    del tokenizer
 
 
 def _positive(value: Any) -> bool:
@@ -161,8 +158,10 @@ def _settings(name: str, present: PartFiles, anchor_files: PartFiles) -> Iterato
         else:
             keys = [file]
             pairs = [f"{file} holds other values"]
+        # an index only places tensors in files; the tensors themselves are compared below
         if not keys or file.endswith(".index.json"):
             continue
+        # a case states the scheduler's settings itself, so that its file is a hint only
         soft = name == "scheduler"
         yield finding(
             "warning" if soft else "fault",

@@ -21,6 +21,7 @@ from harness.project import local_folder
 # A Hugging Face repository at one commit, read by ranges through ``huggingface_hub``.
 
 
+# a round trip takes longer than the transfer of such a gap
 HUB_MERGE_GAP = 32 * 1024
 READ_TIMEOUT = 30.0
 RETRIES = 2
@@ -144,6 +145,7 @@ def _typed(error: Exception, place: str) -> SourceError:
 
 
 LOCAL_MERGE_GAP = 4096
+# a folder such as / that was typed by mistake is not walked to its end
 MAX_FILES = 100_000
 
 
@@ -183,6 +185,7 @@ class LocalSource:
         """Return several ranges of one file, which is opened once."""
         blocks: list[bytes] = [b""] * len(ranges)
         try:
+            # unbuffered: a buffer would read beyond the wanted rows
             with (self.folder / path).open("rb", buffering=0) as file:
                 for start, length, members in merge_ranges(ranges, LOCAL_MERGE_GAP):
                     # pread may return less than asked for; only an empty read means that the file ends

@@ -37,6 +37,7 @@ def loosened(old: LimitFile | None, new: LimitFile) -> tuple[str, ...]:
     sentences = []
     for limit in new.limits:
         before = old.get(limit.metric)
+        # a metric that did not gate let everything through, so no limit of it is looser
         if before is None or before.limit is None:
             continue
         if limit.limit is None:

@@ -56,14 +56,15 @@ def judge_received(run: Trace, reference: Trace) -> Iterator[Finding]:
     yield from _velocities(run, reference)
     yield from _carried(run, reference)
     error, usual = run.vae_input_error, reference.vae_input_error
+    # the golden's own error is rounding, and twice as much may still be
     if error is not None and error > max(CAST, 2 * (usual or 0.0)):
         message = f"the VAE was fed other latents than the last step made, {error:.3g} off after its own statistics"
-        yield _finding("vae_input", message, {"error": error, "golden": usual})
+        yield trace_finding("vae_input", message, {"error": error, "golden": usual})
     bias, golden_bias = run.rounding_bias, reference.rounding_bias
     if bias is not None and abs(bias - (golden_bias or 0.0)) > BIAS:
         how = "truncated" if bias < 0 else "raised"
         message = f"decoded values are {how} and not rounded to 8 bits: {bias:+.2f} levels on average"
-        yield _finding("rounding", message, {"run": bias, "golden": golden_bias})
+        yield trace_finding("rounding", message, {"run": bias, "golden": golden_bias})
 
 
 def judge_alone(run: Trace, reference: Trace) -> Iterator[Finding]:
@@ -80,16 +81,17 @@ def judge_alone(run: Trace, reference: Trace) -> Iterator[Finding]:
             low = " (as if rounded to 16 bits)" if error < CAST else ""
             message = f"the rotary tables (RoPE) of {expert} are {error:.3g} off the golden's{low}"
             code = "precision_differs" if low else "rope"
-            yield _finding(code, message, {"expert": expert, "error": error, "place": "RoPE"})
+            yield trace_finding(code, message, {"expert": expert, "error": error, "place": "RoPE"})
     for expert, scale in sorted(run.attention_scale.items()):
         golden_scale = reference.attention_scale.get(expert, 1.0)
         if abs(scale / golden_scale - 1.0) > SCALE_ROUNDING:
             message = (
                 f"attention scores of {expert} are scaled by {scale:.4g} times 1/sqrt(d), {golden_scale:.4g} expected"
             )
-            yield _finding("attention_scale", message, {"expert": expert, "run": scale, "golden": golden_scale})
+            yield trace_finding("attention_scale", message, {"expert": expert, "run": scale, "golden": golden_scale})
     for expert, error in sorted(run.attention_error.items()):
         usual = reference.attention_error.get(expert)
+        # another scale changes the result as well, and the loop above has reported it as the cause
         scaled = abs(run.attention_scale.get(expert, 1.0) - 1.0) > SCALE_ROUNDING
         if usual is None or scaled:
             continue
@@ -98,21 +100,21 @@ def judge_alone(run: Trace, reference: Trace) -> Iterator[Finding]:
         )
         if error > max(ATTENTION, 3 * usual):
             message = f"{result}in the golden {usual:.3g} (mask, window, a lost key, or lower precision)"
-            yield _finding("attention_result", message, {"expert": expert, "error": error, "golden": usual})
+            yield trace_finding("attention_result", message, {"expert": expert, "error": error, "golden": usual})
         elif error > max(ROUNDED, 1.5 * usual):
             message = f"{result}in the golden {usual:.3g}: attention is summed or stored in fewer bits"
             data: dict[str, Json] = {"expert": expert, "error": error, "golden": usual, "place": "attention"}
-            yield _finding("precision_differs", message, data)
+            yield trace_finding("precision_differs", message, data)
     kind = str(reference.vae.get("dtype", "")).removeprefix("torch.")
     error = distance(alone.vae, golden.vae)
     if error is not None and error > VAE.get(kind, VAE[""]):
         message = f"the VAE itself decodes otherwise: fed alone with a fixed latent, {error:.3g} off the golden's"
-        yield _finding("vae_alone", message, {"error": error})
+        yield trace_finding("vae_alone", message, {"error": error})
     for part, name in (("vae", "the VAE"), ("text_encoder", "the text encoder")):
         sentences = tuple(lowered(golden.dtypes.get(part, {}), alone.dtypes.get(part, {})))
         if sentences:
             message = f"another precision than the golden's in {name}: {'; '.join(sentences[:3])}"
-            yield _finding("precision_differs", message, {"place": part, "lowered": list(sentences)})
+            yield trace_finding("precision_differs", message, {"place": part, "lowered": list(sentences)})
     if alone.scheduler and not golden.scheduler:
         message = "this golden is of an older version: it does not record how scheduler, VAE and RoPE answer alone"
         yield Finding(stage="trace", code="not_recorded", gating=False, message=message)
@@ -129,13 +131,13 @@ def _solver(run: Trace, reference: Trace) -> Iterator[Finding]:
     # If the noise levels moved, they are the cause, and the small error is no rounding.
     if max(errors) < CAST and not any(_sigmas(run, reference)):
         message = f"the scheduler computes as if rounded to 16 bits: fed alone, {max(errors):.3g} off the golden's"
-        yield _finding("precision_differs", message, {**data, "place": "scheduler state"})
+        yield trace_finding("precision_differs", message, {**data, "place": "scheduler state"})
         return
     message = (
         f"the scheduler itself (order, corrector, state) computes otherwise from step {first} on: "
         f"fed alone, {errors[first]:.3g} off the golden's"
     )
-    yield _finding("solver", message, data)
+    yield trace_finding("solver", message, data)
 
 
 def distance(values: Sequence[float], reference: Sequence[float]) -> float | None:
@@ -149,12 +151,12 @@ def distance(values: Sequence[float], reference: Sequence[float]) -> float | Non
 
 def _not_finite(run: Trace) -> Iterator[Finding]:
     if any(abs(value) >= BROKEN for value in run.text_embedding_sketch):
-        yield _finding("not_finite", "NaN or infinity first appears in the text embedding", {"place": "text"})
+        yield trace_finding("not_finite", "NaN or infinity first appears in the text embedding", {"place": "text"})
         return
     for step in run.steps:
         if place := _place_of_nan(step):
             message = f"NaN or infinity first appears at denoising step {step.index}, in the {place}"
-            yield _finding("not_finite", message, {"step": step.index, "place": place, "expert": step.expert})
+            yield trace_finding("not_finite", message, {"step": step.index, "place": place, "expert": step.expert})
             return
 
 
@@ -172,20 +174,21 @@ def _place_of_nan(step: Step) -> str:
 def _initial(run: Trace, reference: Trace) -> Iterator[Finding]:
     if run.repeated_frames > reference.repeated_frames:
         message = f"the initial noise repeats itself: {run.repeated_frames} latent frames equal the frame before"
-        yield _finding("initial_noise", message, {"run": run.repeated_frames, "golden": reference.repeated_frames})
+        yield trace_finding("initial_noise", message, {"run": run.repeated_frames, "golden": reference.repeated_frames})
     first = run.steps[0] if run.steps else None
     usual = reference.steps[0].carried_error if reference.steps else None
+    # `_not_finite` has named the place of NaN
     if first is None or first.carried_error is None or first.carried_error >= BROKEN:
         return
     if first.carried_error > max(UNTOUCHED, 2 * (usual or 0.0)):
         gain, error = first.carried_gain, first.carried_error
         if error < CAST:
             message = f"the initial latents were rounded inside the pipeline ({error:.3g} off)"
-            yield _finding("precision_differs", message, {"place": "initial latents", "error": error})
+            yield trace_finding("precision_differs", message, {"place": "initial latents", "error": error})
             return
         how = _scaled(gain, error)
         message = f"the initial noise was {how} inside the pipeline before the first step ({error:.3g} off)"
-        yield _finding("initial_noise", message, {"error": error, "gain": gain, "golden": usual})
+        yield trace_finding("initial_noise", message, {"error": error, "gain": gain, "golden": usual})
 
 
 def _scaled(gain: float | None, error: float) -> str:
@@ -202,11 +205,11 @@ def _carried(run: Trace, reference: Trace) -> Iterator[Finding]:
         data: dict[str, Json] = {"step": step.index, "error": error, "gain": step.carried_gain}
         if error < CAST:
             message = f"latents are rounded between steps: at step {step.index} they are {error:.3g} off what was made"
-            yield _finding("precision_differs", message, {**data, "place": "latents between steps"})
+            yield trace_finding("precision_differs", message, {**data, "place": "latents between steps"})
         else:
             how = _scaled(step.carried_gain, error)
             message = f"latents are {how} between steps {step.index - 1} and {step.index} ({error:.3g} off)"
-            yield _finding("latents_between_steps", message, data)
+            yield trace_finding("latents_between_steps", message, data)
         return
 
 
@@ -223,20 +226,22 @@ def _velocities(run: Trace, reference: Trace) -> Iterator[Finding]:
                 f"the velocity of denoising step {step.index} was kept from step {step.velocity_of} (a step cache): "
                 "the predictions of that step make it, and those of its own do not"
             )
-            yield _finding("velocity_kept", message, {"step": step.index, "from": step.velocity_of, "error": error})
+            yield trace_finding(
+                "velocity_kept", message, {"step": step.index, "from": step.velocity_of, "error": error}
+            )
             return
         if error is None and not step.calls and other.calls:
             message = (
                 f"at denoising step {step.index} no expert was called, and no earlier predictions make its velocity"
             )
-            yield _finding("velocity_changed", message, {"step": step.index})
+            yield trace_finding("velocity_changed", message, {"step": step.index})
             return
         if error is not None and error > max(COMBINED, 3 * usual):
             message = (
                 f"the velocity of denoising step {step.index} is {error:.3g} off every guidance of its predictions: "
                 "it was rescaled or changed between the experts and the scheduler"
             )
-            yield _finding("velocity_changed", message, {"step": step.index, "error": error, "golden": usual})
+            yield trace_finding("velocity_changed", message, {"step": step.index, "error": error, "golden": usual})
             return
 
 
@@ -260,7 +265,7 @@ def _timestep(step: Step, golden: Step) -> Iterator[Finding]:
             message = (
                 f"at denoising step {step.index} {step.expert} was given timestep {timestep:g}, {expected:g} expected"
             )
-            yield _finding("model_timestep", message, {"step": step.index, "run": timestep, "golden": expected})
+            yield trace_finding("model_timestep", message, {"step": step.index, "run": timestep, "golden": expected})
             return
 
 
@@ -272,7 +277,7 @@ def _text(step: Step, golden: Step) -> Iterator[Finding]:
                 f"at denoising step {step.index} {step.expert} was given a text that the encoder did not make, "
                 f"{call.text_error:.3g} off its {call.text} embedding"
             )
-            yield _finding("model_text", message, {"step": step.index, "error": call.text_error})
+            yield trace_finding("model_text", message, {"step": step.index, "error": call.text_error})
             return
     texts, golden_texts = ({call.text for call in side.calls if call.text} for side in (step, golden))
     if len(step.calls) == len(golden.calls) and golden_texts and texts and texts != golden_texts:
@@ -280,7 +285,7 @@ def _text(step: Step, golden: Step) -> Iterator[Finding]:
             f"at denoising step {step.index} the passes of {step.expert} were given "
             f"{' and '.join(sorted(texts))} text, in the golden {' and '.join(sorted(golden_texts))}"
         )
-        yield _finding(
+        yield trace_finding(
             "model_text",
             message,
             {"step": step.index, "run": " ".join(sorted(texts)), "golden": " ".join(sorted(golden_texts))},
@@ -296,7 +301,7 @@ def _latents(step: Step, golden: Step) -> Iterator[Finding]:
                 f"at denoising step {step.index} {step.expert} was given latents that were {how}: "
                 f"{call.latents_error:.3g} off those that the scheduler holds"
             )
-            yield _finding("model_latents", message, {"step": step.index, "error": call.latents_error})
+            yield trace_finding("model_latents", message, {"step": step.index, "error": call.latents_error})
             return
 
 
@@ -306,7 +311,7 @@ def _exchanged(run: Trace, reference: Trace) -> Iterator[Finding]:
     crossed = (distance(alone.prompt, golden.negative), distance(alone.negative, golden.prompt))
     straight = distance(alone.prompt, golden.prompt)
     if straight is not None and all(error is not None and error < min(0.1, straight / 2) for error in crossed):
-        yield _finding("texts_exchanged", "the embeddings of prompt and negative prompt are exchanged", {})
+        yield trace_finding("texts_exchanged", "the embeddings of prompt and negative prompt are exchanged", {})
         return
     for step, other in zip(run.steps, reference.steps, strict=False):
         applied, golden_guidance = step.guidance_measured, other.guidance_measured
@@ -318,7 +323,9 @@ def _exchanged(run: Trace, reference: Trace) -> Iterator[Finding]:
             "negative",
         }:
             message = f"the texts of the two guidance passes are exchanged from denoising step {step.index} on"
-            yield _finding("texts_exchanged", message, {"step": step.index, "run": applied, "golden": golden_guidance})
+            yield trace_finding(
+                "texts_exchanged", message, {"step": step.index, "run": applied, "golden": golden_guidance}
+            )
             return
 
 
@@ -330,8 +337,9 @@ def _sigmas(run: Trace, reference: Trace) -> Iterator[Finding]:
         message = (
             f"the scheduler's noise levels (sigmas) differ from number {moved} on: {sigma:.5g}, golden {other:.5g}"
         )
-        yield _finding("sigmas", message, {"index": moved, "run": sigma, "golden": other})
+        yield trace_finding("sigmas", message, {"index": moved, "run": sigma, "golden": other})
 
 
-def _finding(code: str, message: str, data: dict[str, Json]) -> Finding:
+def trace_finding(code: str, message: str, data: dict[str, Json]) -> Finding:
+    """Return a gating finding of the stage ``trace``."""
     return Finding(stage="trace", code=code, gating=True, message=message, data=data)

@@ -51,6 +51,7 @@ def lowered(golden: Mapping[str, int], run: Mapping[str, int]) -> Iterator[str]:
         dtype for counts in golden_counts.values() for dtype in counts
     }
     for dtype in sorted(new):
+        # a wider dtype that is new loses nothing
         if BITS.get(dtype, 64) <= 16:
             places = sorted(operation for operation, counts in run_counts.items() if dtype in counts)
             yield f"{', '.join(map(_placed, places[:3]))} compute in {dtype}, which nothing of the golden does"
@@ -93,6 +94,7 @@ def _moved(golden: Mapping[str, int], run: Mapping[str, int]) -> tuple[str, str]
     """Return the wide dtype that lost calls and a narrower one that gained some; two empty texts if there is none."""
     lost = [dtype for dtype, count in golden.items() if run.get(dtype, 0) < count]
     won = [dtype for dtype, count in run.items() if golden.get(dtype, 0) < count]
+    # the widest first, since it loses most
     for wide in sorted(lost, key=lambda dtype: -BITS.get(dtype, 0)):
         for narrow in won:
             if BITS.get(narrow, 0) < BITS.get(wide, 0):

@@ -47,6 +47,7 @@ def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
     if anchored and probe.lowered:
         message = f"another precision than the golden's: {listed(probe.lowered, _SHOWN, '; ')}"
         yield _finding("precision_differs", message, {"lowered": list(probe.lowered)})
+    # needs no golden: a scale that does not fit the base's inputs is wrong beside any of them
     yield from _input_ranges(probe)
     yield from _modules(probe, limits, MODULE in needed)
     if anchored:

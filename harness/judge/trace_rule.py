@@ -8,7 +8,7 @@ from harness.inspector.class_defaults import unread_keys
 from harness.judge.condition_rule import judge_condition
 from harness.judge.evidence import Evidence
 from harness.judge.held_rule import judge_held
-from harness.judge.model_input_rule import first_not_finite, judge_alone, judge_received
+from harness.judge.model_input_rule import first_not_finite, judge_alone, judge_received, trace_finding
 from harness.judge.origin_rule import same_origin
 from harness.limits.probes import STEP, TEXT, step_errors, text_error, tolerance
 from harness.records.base import Json
@@ -34,7 +34,7 @@ def judge_trace(evidence: Evidence) -> Iterator[Finding]:
             f"experts switch at {run.boundary_ratio} of the noise range, in the golden at {reference.boundary_ratio}"
         )
         data: dict[str, Json] = {"golden": reference.boundary_ratio, "run": run.boundary_ratio}
-        yield _finding("boundary_ratio", message, data)
+        yield trace_finding("boundary_ratio", message, data)
     yield from _text(run, reference, evidence)
     if same_origin(evidence):
         yield from judge_held(run, reference)
@@ -45,7 +45,7 @@ def judge_trace(evidence: Evidence) -> Iterator[Finding]:
     yield from _settings("vae", run.vae, reference.vae)
     yield from _divergence(run, reference, evidence)
     if run.initial_latents_sha256 != reference.initial_latents_sha256:
-        yield _finding(
+        yield trace_finding(
             "initial_latents",
             "the initial latents are other bytes than the golden's, under the same seed",
             {"golden": reference.initial_latents_sha256, "run": run.initial_latents_sha256},
@@ -55,7 +55,7 @@ def judge_trace(evidence: Evidence) -> Iterator[Finding]:
 def _steps(run: Trace, reference: Trace) -> Iterator[Finding]:
     if len(run.steps) != len(reference.steps):
         message = f"{len(run.steps)} denoising steps ran, the golden has {len(reference.steps)}"
-        yield _finding("step_count", message, {"golden": len(reference.steps), "run": len(run.steps)})
+        yield trace_finding("step_count", message, {"golden": len(reference.steps), "run": len(run.steps)})
         return
     pairs = list(zip(run.steps, reference.steps, strict=True))
     # A guidance solved from NaN is meaningless, so later steps are left out; `not_finite` names the place.
@@ -66,7 +66,7 @@ def _steps(run: Trace, reference: Trace) -> Iterator[Finding]:
         if first is not None:
             value, usual = getattr(first[0], name), getattr(first[1], name)
             message = f"from denoising step {first[0].index} on, {name} is {value} where the golden has {usual}"
-            yield _finding(code, message, {"step": first[0].index, "golden": usual, "run": value})
+            yield trace_finding(code, message, {"step": first[0].index, "golden": usual, "run": value})
 
 
 def _same(step: Step, reference: Step, name: str) -> bool:
@@ -90,7 +90,7 @@ def _guidance(pairs: list[tuple[Step, Step]]) -> Iterator[Finding]:
                 f"at denoising step {step.index} guidance was applied with {measured}, "
                 f"in the golden with {golden_guidance}"
             )
-            yield _finding("guidance", message, {"step": step.index, "golden": golden_guidance, "run": measured})
+            yield trace_finding("guidance", message, {"step": step.index, "golden": golden_guidance, "run": measured})
             return
 
 
@@ -109,13 +109,13 @@ def _text(run: Trace, reference: Trace, evidence: Evidence) -> Iterator[Finding]
         value, usual = run.text.get(name), reference.text.get(name)
         if usual is not None and value != usual:
             differs = True
-            yield _finding(code, f"{meaning}: {value}, in the golden {usual}", {"golden": usual, "run": value})
+            yield trace_finding(code, f"{meaning}: {value}, in the golden {usual}", {"golden": usual, "run": value})
     limits = evidence.golden.limits if evidence.golden is not None else None
     limit = limits.get(TEXT.name) if limits is not None else None
     error = text_error(run, reference)
     if not differs and limit is not None and error is not None and not limit.admits(error):
         message = f"the text embedding is {error:.3g} off the golden's, of the same tokens (limit {limit.limit:.3g})"
-        yield _finding("text_embedding", message, {"error": error, "limit": limit.limit})
+        yield trace_finding("text_embedding", message, {"error": error, "limit": limit.limit})
 
 
 def _divergence(run: Trace, reference: Trace, evidence: Evidence) -> Iterator[Finding]:
@@ -157,12 +157,8 @@ def _settings(part: str, run: dict[str, Json], reference: dict[str, Json]) -> It
     )
     if names:
         rows = ", ".join(f"{name} {reference.get(name)!r} -> {run.get(name)!r}" for name in names[:5])
-        yield _finding(
+        yield trace_finding(
             f"{part}_settings",
             f"the {part} is set otherwise than the golden's: {rows}",
             {name: {"golden": reference.get(name), "run": run.get(name)} for name in names},
         )
-
-
-def _finding(code: str, message: str, data: dict[str, Json]) -> Finding:
-    return Finding(stage="trace", code=code, gating=True, message=message, data=data)

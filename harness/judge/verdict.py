@@ -186,6 +186,7 @@ def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) 
     case, node = shlex.quote(evidence.case.id), shlex.quote(evidence.node)
     if outcome in (Outcome.PASS, Outcome.WAIVED):
         return ""
+    # the place that raised the error has the most exact remedy
     if evidence.error is not None and evidence.error.remedy:
         return evidence.error.remedy
     if outcome in _ACCEPT:
@@ -363,11 +364,15 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
         (Outcome.REGRESSION, first("sanity")),
         (Outcome.REGRESSION, first("trace")),
         (Outcome.REGRESSION, first("frames")),
+        # after the frames: a case that draws something else may well take another time
         (Outcome.REGRESSION, first("perf")),
+        # unproven bytes are weaker evidence than any measured difference
         (Outcome.INCONCLUSIVE, first("inspection", gating=False) if evidence.case.inspection == "gate" else None),
+        # only if nothing failed: a stale golden must not excuse a fault that needs no golden
         (Outcome.GOLDEN_STALE, first("identity", code=REQUEST)),
         (Outcome.GOLDEN_STALE, first("identity", code=WEIGHTS, gating=False)),
         (Outcome.GOLDEN_STALE, first("identity", code=ENV, gating=False)),
+        # last: a missing limit is no fact about this run
         (Outcome.INCONCLUSIVE, first("limits")),
     )
     for outcome, finding in ordered:

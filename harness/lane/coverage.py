@@ -409,6 +409,7 @@ def _reasons(root: Path, commit: str) -> dict[str, str]:
         for line in text.splitlines():
             key, colon, reason = line.partition(": ")
             if colon and reason.strip():
+                # git lists the newest commit first, and its reason counts
                 reasons.setdefault(" ".join(key.split()), reason.strip())
     return reasons
 

@@ -150,6 +150,7 @@ def _settings(path: Path) -> Mapping[str, str] | None:
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         parser.read_string(text)
     except (OSError, UnreadableError, configparser.Error, AttributeError, TypeError):
+        # differs from every file that can be read, so that the change is listed
         return {"addopts": "not readable"}
     section = "tool:pytest" if path.name == "setup.cfg" else "pytest"
     if parser.has_section(section):

@@ -52,6 +52,7 @@ def find_modes(distances: Sequence[float]) -> tuple[Mode, ...]:
     """
     ordered = sorted(distances)
     gaps = sorted(range(1, len(ordered)), key=lambda place: ordered[place - 1] - ordered[place])
+    # the fewest clusters first: more of them would explain the same runs with less evidence each
     for count in range(1, len(ordered) // LEAST):
         edges = [0, *sorted(gaps[:count]), len(ordered)]
         heaps = [ordered[start:stop] for start, stop in pairwise(edges)]
@@ -222,6 +223,7 @@ def _limit(
         parameters["modes"] = [{"value": value_at(metric, mode.center), "runs": len(mode.runs)} for mode in modes]
     worst = max(distance(metric, sample.value) for sample in samples if sample.side == "benign")
     faulty = [distance(metric, run.value) for run in samples if run.side == "faulty"]
+    # a fault on the healthy side of the line is missed anyway, and gives no margin
     beyond = [distance for distance in faulty if dist is not None and distance > dist]
     line = value_at(metric, worst if dist is None else dist)
     return Limit(

@@ -40,6 +40,7 @@ def runs_needed(coverage: float, confidence: float) -> int:
     Examples: 59 for 95 % / 95 %, 299 for 99 % / 95 %.
     """
     _check(coverage, confidence)
+    # the small term: an exact integer that came out a hair too large would ask for one run more
     return math.ceil(math.log1p(-confidence) / math.log(coverage) - 1e-12)
 
 
@@ -87,6 +88,7 @@ def tolerance_bound(distances: Sequence[float], coverage: float, confidence: flo
     k = k_factor(n, coverage, confidence)
     mean = math.fsum(distances) / n
     deviation = math.sqrt(math.fsum((distance - mean) ** 2 for distance in distances) / (n - 1))
+    # a healthy run that was seen must pass, whatever the theory expects
     return Bound(max(worst, mean + k * deviation), "normal", n, coverage, confidence, coverage, k)
 
 

@@ -75,7 +75,7 @@ def driver_version() -> str | None:
     except pynvml.NVMLError:
         return None
     try:
-        return _text(pynvml.nvmlSystemGetDriverVersion())
+        return text_of(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError:
         return None
     finally:
@@ -96,9 +96,9 @@ def _gpu(handle: object) -> Device:
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     return Device(
         kind="cuda",
-        name=_text(pynvml.nvmlDeviceGetName(handle)),
+        name=text_of(pynvml.nvmlDeviceGetName(handle)),
         compute_capability=f"{major}.{minor}",
-        uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
+        uuid=text_of(pynvml.nvmlDeviceGetUUID(handle)),
         memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
     )
 
@@ -119,7 +119,7 @@ def _visible(devices: tuple[Device, ...], mask: str | None) -> tuple[Device, ...
     return tuple(chosen)
 
 
-def _text(value: str | bytes) -> str:
+def text_of(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
@@ -236,10 +236,10 @@ def _facts(nvml: Any, handle: object, comm: Callable[[int], str]) -> GpuFacts:
     ecc, mig, pci = ask("nvmlDeviceGetEccMode"), ask("nvmlDeviceGetMigMode"), ask("nvmlDeviceGetPciInfo")
     running = ask("nvmlDeviceGetComputeRunningProcesses")
     return GpuFacts(
-        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-        name=_text(nvml.nvmlDeviceGetName(handle)),
+        uuid=text_of(nvml.nvmlDeviceGetUUID(handle)),
+        name=text_of(nvml.nvmlDeviceGetName(handle)),
         compute_capability=f"{major}.{minor}",
-        pci=_text(pci.busId) if pci is not None else None,
+        pci=text_of(pci.busId) if pci is not None else None,
         memory_total=int(memory.total),
         memory_free=int(memory.free),
         ecc_enabled=bool(ecc[0]) if ecc is not None else None,

@@ -19,7 +19,7 @@ from harness.definitions.case import UNRESOLVED, CheckpointRef
 from harness.definitions.runner import RunnerProfile
 from harness.definitions.validation import near_folder
 from harness.errors import InfraError
-from harness.machine.devices import GpuFacts, process_name, read_gpus, started
+from harness.machine.devices import GpuFacts, process_name, read_gpus, started, text_of
 from harness.machine.gpu_checks import at_least, check_gpu, read_kernel_log
 from harness.machine.preflight import Check, Preflight
 from harness.project import local_folder
@@ -196,7 +196,7 @@ def _gpus(profile: RunnerProfile, uuid: str | None, host: Host) -> list[Check]:
     try:
         with started(nvml) as nvml_works:
             gpus = read_gpus(nvml, host.comm) if nvml_works else ()
-            driver = _text(nvml.nvmlSystemGetDriverVersion()) if nvml_works else ""
+            driver = text_of(nvml.nvmlSystemGetDriverVersion()) if nvml_works else ""
     except nvml.NVMLError as error:
         message = f"the NVIDIA driver does not answer: {error}"
         return [Check(name="driver", state="unfit", wanted=profile.driver or "", message=message, remedy="nvidia-smi")]
@@ -239,7 +239,3 @@ def _driver(driver: str, profile: RunnerProfile) -> Check:
         message=f"the driver is {driver}, and runner {profile.name} needs {profile.driver} at least",
         remedy="install a newer driver on the node",
     )
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -36,11 +36,11 @@ class CaseFile(pytest.File):
 
     def collect(self) -> Iterator[CaseItem]:
         """Yield one item per case, in the order of the file."""
-        from harness.definitions.loading import load_case_file
+        from harness.definitions.loading import load_cases
 
         PluginState.of(self.config).collected_files.add(self.path)
         try:
-            located = load_case_file(self.path, self.config.rootpath)
+            located = load_cases([self.path], self.config.rootpath)
         except InvalidCaseError as error:
             PluginState.of(self.config).invalid_files.append(str(self.path))
             raise self.CollectError(printable(str(error))) from error
@@ -135,7 +135,7 @@ class CasesById:
         if not is_case_file(self._config, file):
             return None
         if path not in self._files:
-            from harness.definitions.loading import load_case_file
+            from harness.definitions.loading import load_cases
 
-            self._files[path] = {entry.case.id: entry for entry in load_case_file(file, self._config.rootpath)}
+            self._files[path] = {entry.case.id: entry for entry in load_cases([file], self._config.rootpath)}
         return self._files[path].get(case)

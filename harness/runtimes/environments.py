@@ -184,6 +184,7 @@ def install(
     place.parent.mkdir(parents=True, exist_ok=True)
     shared = _shared(name.runtime, kind, report_line, adding) if kind == "cpu" else None
     report_line(f"2 of 3: the package {name}")
+    # pip of the shared environment installs into this one
     _run([sys.executable, "-m", "venv", *([] if shared is None else ["--without-pip"]), str(place)])
     site = next((place / "lib").glob("python*")) / "site-packages"
     distribution = f"{INSTALLABLE[name.runtime]}=={name.version}"
@@ -264,7 +265,7 @@ def remove(name: RuntimeVersion) -> Path | None:
 def _run(command: list[str]) -> None:
     try:
         completed = subprocess.run(
-            command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False, env=_clean()
+            command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False, env=own_environment()
         )
     except subprocess.TimeoutExpired as error:
         raise InfraError(
@@ -278,6 +279,6 @@ def _run(command: list[str]) -> None:
         )
 
 
-def _clean() -> dict[str, str]:
+def own_environment() -> dict[str, str]:
     """Return the environment variables without those that would mix packages of two interpreters."""
     return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}

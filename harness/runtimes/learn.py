@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from harness.inspector.contracts.model import ContractFile, Learned, Rules, rule
 from harness.inspector.contracts.predict import Declared, predict
 from harness.reading import as_json
 from harness.records.temporary import scratch_folder
-from harness.runtimes.environments import Environment, RuntimeVersion
+from harness.runtimes.environments import Environment, RuntimeVersion, own_environment
 from harness.runtimes.kinds import Kind, base_kind, write_kind
 from harness.runtimes.outcomes import Outcome, declared_of, predicted_outcome, real_outcome
 from harness.runtimes.repositories import (
@@ -113,9 +112,8 @@ def ask(
 
 
 def _read(environment: Environment, jobs: Path, answers: Path, count: int, report_line: Callable[[str], None]) -> None:
-    variables = {
-        key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-    }
+    variables = own_environment()
+    # the checkpoints are small: threads gain nothing, and no GPU is needed to load them
     variables |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     for _ in range(RESTARTS + 1):
         report_line(f"starting {environment.name} ({environment.python})")
@@ -147,6 +145,7 @@ def _read(environment: Environment, jobs: Path, answers: Path, count: int, repor
             raise InfraError(f"{environment.name} cannot be asked: {' | '.join(last)[-400:]}", kind="crash")
         names = [item["name"] for item in json.loads(jobs.read_text())["checkpoints"]]
         fatal = next((name for name in names if name not in {json.loads(row)["name"] for row in lines}), None)
+        # it died after its last answer, so that none is missing
         if fatal is None:
             return
         with answers.open("a", encoding="utf-8") as file:

@@ -302,6 +302,7 @@ class Session:
 
     def _gather(self, run: _Run) -> None:
         case, context = run.case, self.context
+        # a reference without a commit may name other weights tomorrow
         require_resolved(case)
         paths = resolve_case(case, context.root)
         keep_pictures(case, paths, run.folder)
@@ -358,6 +359,7 @@ class Session:
             timed = Timed(run.case, run.folder, look, run.fingerprint, red)
             try:
                 report = judge_perf(self.context, timed, lambda: self.pool.get(run.case))
+            # a fault of the engine or of the case is a verdict of its own
             except QuantgateError:
                 raise
             except Exception as error:  # an unexpected fault of the timing code must not turn a case red
@@ -390,6 +392,7 @@ class Session:
                 generation = engine.generate(run.case, run.folder, run.show)
             run.conditions = seen()
         finally:
+            # after a crash too: the last lines often name what no exception can
             run.log_tail = engine.log_tail(LOG_TAIL_LINES)
         promised = run.engine.quantized_modules if run.engine else {}
         run.know(generation=generation, promised={expert: frozenset(names) for expert, names in promised.items()})
@@ -415,6 +418,7 @@ class Session:
 
         def how_good(row: tuple[Golden, Path, dict[str, Any]]) -> int:
             observed, _ = observe(run.evidence.plus(**row[2]), self.context.runner.name)
+            # `SEVERITY` begins with the worst outcome, so the highest index is the best
             return SEVERITY.index(observed.outcome)
 
         # a bistable case counts by the golden that gives it the better verdict

@@ -185,6 +185,7 @@ def open_context(root: Path, runner: str, run_id: str, kind: str) -> Iterator[Se
             store=open_store(Project(root).goldens),
             thresholds=Project(root).thresholds,
             device_env=lease.env,
+            # a command reports its result itself; only a run of pytest proposes goldens
             leave_candidates=False,
         )
     finally:

@@ -96,11 +96,13 @@ class Laboratory:
 
     def carry_out(self, experiment: Experiment, record: CaseRecord, seconds_left: float) -> ExperimentResult:
         """Run one experiment. An error is returned as a result that was not done, with the reason."""
+        # named as not done, so that the judge does not take it for a negative result
         if seconds_left <= 0.0:
             return ExperimentResult(experiment=experiment, done=False, why_not="the time budget is used up")
         began = time.monotonic()
         try:
             result = self._try(experiment, record, seconds_left)
+        # an experiment that fails is one fact less, and no reason to lose the verdict
         except (QuantgateError, OSError, ValueError, KeyError) as error:
             result = ExperimentResult(experiment=experiment, done=False, why_not=f"{type(error).__name__}: {error}")
         return result.model_copy(update={"seconds": time.monotonic() - began})
@@ -119,6 +121,7 @@ class Laboratory:
         return self._rerun(experiment, record, seconds_left)
 
     def _readings(self, experiment: Experiment) -> ExperimentResult:
+        # opened once: the readings of several modules come from the same files
         if self._subject is None:
             self._subject = open_experts(self.paths)
             self._base = {} if self.base_path is None else open_experts({"model": self.base_path})
@@ -166,6 +169,7 @@ class Laboratory:
         if not golden.exists() or self.passes is None:
             return {}
         clips = [read_clip(path) for path in (golden, self.folder / first.clip, folder / again.clip)]
+        # frames of different shapes have no distance
         if len({clip.shape for clip in clips}) > 1:
             return {}
         anchor, run, repeat = clips
@@ -217,5 +221,6 @@ class Laboratory:
 
     def _in_time(self, seconds_left: float) -> Case:
         timeouts = self.case.timeouts
+        # an experiment may not outlive the budget, whatever the case allows itself
         shorter = {"load": min(timeouts.load, seconds_left), "generate": min(timeouts.generate, seconds_left)}
         return self.case.model_copy(update={"timeouts": timeouts.model_copy(update=shorter)})

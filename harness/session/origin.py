@@ -115,6 +115,7 @@ class Origins:
         for name in PACKAGES:
             try:
                 versions[name] = version(name)
+            # not every package is on every machine: triton comes with a GPU's torch only
             except PackageNotFoundError:
                 continue
         return versions

@@ -38,6 +38,7 @@ def probe_source(context: SessionContext, case: Case, goldens: Sequence[Golden])
     Raises:
         GoldenError: the golden's part is damaged.
     """
+    # a recording of this session comes first: regeneration measures limits for it
     if case.id in context.probe_inputs:
         return ProbeSource(context.probe_inputs[case.id])
     # the newest golden decides: sketches are outputs for one recording, and only one can be fed

@@ -58,6 +58,7 @@ def read_as(
         rows = [
             _reading(name, answer, signal, weight, bias) for signal in signals if signal.shape[1] == weight.shape[1]
         ]
+        # the engine multiplied one of the signals, so only the better fit counts
         readings += sorted(rows, key=lambda reading: reading.error)[:1]
     return tuple(sorted(readings, key=lambda reading: reading.error))
 
@@ -105,6 +106,7 @@ def _weights(
     if other is not None:
         bias = _floats(other, f"{module}.bias")
         for name, weight in _stored(other, module, loader):
+            # one reading is enough to show that the experts are exchanged
             if name == "declared":
                 yield "other_expert", weight, bias
     anchor = base.get(expert)

@@ -189,6 +189,7 @@ def keep_pictures(case: Case, paths: Mapping[str, Path], folder: Path) -> None:
     """
     _, files = split(paths)
     for role, picture in pictures_of(case, files, folder).items():
+        # PNG is lossless: the folder shows the pixels that the model got
         picture.save(folder / f"{role}.png", "PNG")
 
 

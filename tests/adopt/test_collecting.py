@@ -37,8 +37,8 @@ def collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         monkeypatch.chdir(tmp_path / cwd)
         options = ("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:hypothesispytest", "-q", "--collect-only")
         code = pytest.main([*options, *arguments])
-        said = capsys.readouterr()
-        return int(code), said.out + said.err
+        message = capsys.readouterr()
+        return int(code), message.out + message.err
 
     return run
 
@@ -47,16 +47,16 @@ def test_cases_of_somebody_else_do_not_break_their_tests(collect: Collect, tmp_p
     write(
         tmp_path, {"cases/theirs.yaml": FOREIGN, "runners/jogging.yaml": "shoes: 2\n", "test_a.py": "def test_a(): 0\n"}
     )
-    code, said = collect()
-    assert (code, "test_a.py::test_a" in said, "quantgate" in said) == (0, True, False), said
+    code, message = collect()
+    assert (code, "test_a.py::test_a" in message, "quantgate" in message) == (0, True, False), message
 
 
 def test_a_folder_that_nobody_configured_says_what_to_do(collect: Collect, tmp_path: Path) -> None:
     write(tmp_path, {"cases/a.yaml": CASE, "pytest.ini": "[pytest]\n"})
-    code, said = collect()
+    code, message = collect()
     assert code == 5
-    assert "nothing says that these are cases of quantgate" in said
-    assert "next: quantgate init, or write quantgate_cases = cases into pytest.ini" in said
+    assert "nothing says that these are cases of quantgate" in message
+    assert "next: quantgate init, or write quantgate_cases = cases into pytest.ini" in message
 
 
 @pytest.mark.parametrize(
@@ -72,32 +72,32 @@ def test_each_way_of_saying_it(
     collect: Collect, tmp_path: Path, files: dict[str, str], arguments: tuple[str, ...]
 ) -> None:
     write(tmp_path, {"cases/a.yaml": CASE, "runners/cpu.yaml": PROFILE, **files})
-    code, said = collect(*arguments)
-    assert (code, "cases/a.yaml::one" in said) == (0, True), said
+    code, message = collect(*arguments)
+    assert (code, "cases/a.yaml::one" in message) == (0, True), message
 
 
 def test_a_project_in_a_folder_of_a_monorepo(collect: Collect, tmp_path: Path) -> None:
     write(tmp_path, {"pyproject.toml": "[tool.pytest.ini_options]\n", "lib/test_lib.py": "def test_lib(): 0\n"})
     write(tmp_path / "gate", {"cases/a.yaml": CASE, "runners/cpu.yaml": PROFILE})
-    code, said = collect("gate/cases")
+    code, message = collect("gate/cases")
     assert code == 5
-    assert "is a project of its own" in said
+    assert "is a project of its own" in message
     (tmp_path / "gate/pytest.ini").write_text("[pytest]\nquantgate_cases = cases\n")
     for arguments, cwd in ((("gate/cases",), "."), ((), "gate"), (("cases",), "gate")):
-        code, said = collect(*arguments, cwd=cwd)
-        assert (code, "cases/a.yaml::one" in said) == (0, True), said
-    code, said = collect("lib")
-    assert (code, "quantgate" in said) == (0, False)
+        code, message = collect(*arguments, cwd=cwd)
+        assert (code, "cases/a.yaml::one" in message) == (0, True), message
+    code, message = collect("lib")
+    assert (code, "quantgate" in message) == (0, False)
 
 
 def test_an_empty_folder_and_a_command_that_looks_elsewhere(collect: Collect, tmp_path: Path) -> None:
     write(tmp_path, {"pytest.ini": "[pytest]\nquantgate_cases = cases\n", "other/readme": ""})
     (tmp_path / "cases").mkdir()
-    code, said = collect()
-    assert (code, "there is no case file in" in said) == (5, True), said
+    code, message = collect()
+    assert (code, "there is no case file in" in message) == (5, True), message
     write(tmp_path, {"cases/a.yaml": CASE, "runners/cpu.yaml": PROFILE})
-    code, said = collect("other")
-    assert (code, "this command does not look there" in said) == (5, True), said
+    code, message = collect("other")
+    assert (code, "this command does not look there" in message) == (5, True), message
 
 
 def test_a_runner_without_cases_and_a_case_that_is_not_there_are_named(collect: Collect, tmp_path: Path) -> None:
@@ -105,10 +105,12 @@ def test_a_runner_without_cases_and_a_case_that_is_not_there_are_named(collect: 
         "name: big\ndevice_kind: cuda\ndevice_names: [NVIDIA X]\ncompute_capability: '9.0'\nmarker: big\nlabels: [x]\n"
     )
     write(tmp_path, {"cases/a.yaml": CASE, "runners/cpu.yaml": PROFILE, "runners/big.yaml": gpu})
-    code, said = collect("-m", "big")
-    assert (code, "no case that pytest collected names runner big (their runners: cpu)" in said) == (5, True), said
-    assert "next: add big to the `runners` of a case, or pytest -m cpu" in said
-    code, said = collect("-m", "cpu")
-    assert (code, "next:" in said) == (0, False), said
-    code, said = collect("cases/a.yaml::oen")
-    assert (code, "cases/a.yaml has no case oen; did you mean one?" in said) == (4, True), said
+    code, message = collect("-m", "big")
+    assert (code, "no case that pytest collected names runner big (their runners: cpu)" in message) == (5, True), (
+        message
+    )
+    assert "next: add big to the `runners` of a case, or pytest -m cpu" in message
+    code, message = collect("-m", "cpu")
+    assert (code, "next:" in message) == (0, False), message
+    code, message = collect("cases/a.yaml::oen")
+    assert (code, "cases/a.yaml has no case oen; did you mean one?" in message) == (4, True), message

@@ -98,9 +98,9 @@ class Tour:
         done = subprocess.run(
             [self.python, "-m", *arguments], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=900
         )
-        said = done.stdout + done.stderr
-        assert done.returncode == code, f"{arguments}: {done.returncode}\n{said}"
-        return said
+        message = done.stdout + done.stderr
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{message}"
+        return message
 
     def quantgate(self, *arguments: str, code: int = 0) -> str:
         return self.run("harness", *arguments, code=code)

@@ -52,7 +52,7 @@ def test_every_filter_holds_for_the_check(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("filters", "said"),
+    ("filters", "message"),
     [
         (Filters(runner="nope"), "there is no runner 'nope'\n  next: name one of the profiles: b200, cpu"),
         (Filters(runner="b200"), "no case with a golden of its own matches --runner b200"),
@@ -61,10 +61,10 @@ def test_every_filter_holds_for_the_check(project: Path) -> None:
         (Filters(ids=("one",), keyword="two"), "matches --case one and -k two"),
     ],
 )
-def test_filters_that_let_nothing_through_are_an_error(project: Path, filters: Filters, said: str) -> None:
+def test_filters_that_let_nothing_through_are_an_error(project: Path, filters: Filters, message: str) -> None:
     with pytest.raises(InvalidCaseError) as caught:
         check_files(project, filters)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.exit_code == 17
 
 

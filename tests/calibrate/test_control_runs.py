@@ -30,14 +30,14 @@ def test_runs_are_made_once_and_read_afterwards(
         runner=SimpleNamespace(name="cpu"),
         allow_python_backend=False,
     )
-    said: list[str] = []
+    message: list[str] = []
     before = {path: path.read_bytes() for path in (random_wan / "bf16" / "transformer").iterdir()}
     gain = tuple(fault for fault in weight_faults() if fault.name in ("gain", "nibble_swap"))
-    noisy = runs.noisy_runs(context, case, "origin", 2, said.append)
-    broken = runs.broken_runs(context, case, "origin", said.append, gain, (0.5, 1.0))
+    noisy = runs.noisy_runs(context, case, "origin", 2, message.append)
+    broken = runs.broken_runs(context, case, "origin", message.append, gain, (0.5, 1.0))
     assert [run.label for run in noisy] == ["ulp-initial-1", "ulp-between-2"]
     assert [(run.fault, run.strength) for run in broken] == [("gain", 0.5), ("gain", 1.0)], "bf16 has no nibbles"
-    assert said == [f"wan: {run.label}" for run in (*noisy, *broken)]
+    assert message == [f"wan: {run.label}" for run in (*noisy, *broken)]
     clips: list[Clip] = [run.clip for run in (*noisy, *broken)]
     assert len({clip.digest for clip in clips}) == 4
     assert {path: path.read_bytes() for path in before} == before
@@ -51,15 +51,15 @@ def test_runs_are_made_once_and_read_afterwards(
         raise runs.InfraError("no engine may start")
 
     monkeypatch.setattr(runs, "EngineOwner", refuse)
-    assert [run.clip for run in runs.noisy_runs(context, case, "origin", 2, said.append)] == clips[:2]
+    assert [run.clip for run in runs.noisy_runs(context, case, "origin", 2, message.append)] == clips[:2]
     assert started == []
-    again = runs.broken_runs(context, case, "origin", said.append, gain, (0.5, 1.0))
+    again = runs.broken_runs(context, case, "origin", message.append, gain, (0.5, 1.0))
     assert [run.clip for run in again] == clips[2:3]
     assert started == ["engine"]
-    assert runs.noisy_runs(context, case, "another origin", 0, said.append) == ()
+    assert runs.noisy_runs(context, case, "another origin", 0, message.append) == ()
     with pytest.raises(runs.InfraError, match="no engine may start"):
-        runs.noisy_runs(context, case, "another origin", 2, said.append)
-    assert said[-1] == "wan: gain@1 could not be run and is left out: no engine may start"
+        runs.noisy_runs(context, case, "another origin", 2, message.append)
+    assert message[-1] == "wan: gain@1 could not be run and is left out: no engine may start"
 
 
 BACKEND = f"""
@@ -90,13 +90,13 @@ def test_a_backend_of_ones_own_is_disturbed_where_it_is_allowed(tmp_path: Path) 
         "device_env": {},
         "runtime_env": lambda _case: {},
     }
-    said: list[str] = []
+    message: list[str] = []
     for allowed, count in ((False, 0), (True, 1)):
         context: Any = SimpleNamespace(
             **fields, folder=tmp_path / str(allowed), runner=SimpleNamespace(name="cpu"), allow_python_backend=allowed
         )
-        assert len(runs.noisy_runs(context, case, "origin", 1, said.append)) == count
-    assert "no disturbed runs" in said[0]
+        assert len(runs.noisy_runs(context, case, "origin", 1, message.append)) == count
+    assert "no disturbed runs" in message[0]
 
 
 PROGRAM = str(Path(__file__).parents[1] / "engine" / "a_runtime.py")
@@ -121,8 +121,8 @@ def test_a_foreign_program_is_disturbed_or_repeated(
         root=tmp_path, folder=tmp_path / "run", device=Device(kind="cpu", name="x86_64"), device_env={},
         runtime_env=lambda _case: {}, runner=SimpleNamespace(name="cpu"), allow_python_backend=False,
     )  # fmt: skip
-    said: list[str] = []
-    made = runs.noisy_runs(context, case, "origin", 5 if fault == "fine" else 3, said.append)
+    message: list[str] = []
+    made = runs.noisy_runs(context, case, "origin", 5 if fault == "fine" else 3, message.append)
     assert [run.label for run in made] == labels
     assert len({run.clip.digest for run in made}) == (1 if fault == "fine" else 3)
-    assert words in said[-1]
+    assert words in message[-1]

@@ -29,9 +29,9 @@ def test_instruction_sets_that_are_not_there_are_not_planned() -> None:
     assert all(one.optional for one in (*CPU, *GPU) if one.attention)
 
 
-def _plan(said: list[str]) -> Any:
+def _plan(message: list[str]) -> Any:
     """The plan of a regeneration, as far as a single run needs it."""
-    return SimpleNamespace(report_line=said.append, begin=lambda _: None)
+    return SimpleNamespace(report_line=message.append, begin=lambda _: None)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.INVALID_CASE, Outcome.INFRA, Outcome.REGRESSION])
@@ -44,16 +44,16 @@ def test_an_optional_run_that_cannot_be_is_left_out(
         context=SimpleNamespace(case_folder=lambda _: tmp_path, probe_inputs={}),
         run_case=lambda *_: SimpleNamespace(record=SimpleNamespace(verdict=verdict), folder=tmp_path),
     )
-    said: list[str] = []
+    message: list[str] = []
     origins: Any = SimpleNamespace(of=lambda *_: None)
     located: Any = SimpleNamespace(case=wan_case, place="a.yaml:1")
     one = Perturbation("attention-x", attention="x", optional=optional)
     if optional and outcome is not Outcome.REGRESSION:
-        assert regenerate._regenerate_case(session, located, one, lambda _: None, _plan(said), origins) is None
-        assert said == ["wan: attention-x left out: no such kernel"]
+        assert regenerate._regenerate_case(session, located, one, lambda _: None, _plan(message), origins) is None
+        assert message == ["wan: attention-x left out: no such kernel"]
     else:
         with pytest.raises(regenerate.RegenerateError, match="no such kernel"):
-            regenerate._regenerate_case(session, located, one, lambda _: None, _plan(said), origins)
+            regenerate._regenerate_case(session, located, one, lambda _: None, _plan(message), origins)
 
 
 def test_what_the_case_sets_itself_is_not_forced_and_not_labelled(wan_case: Any, tmp_path: Path) -> None:
@@ -67,9 +67,10 @@ def test_what_the_case_sets_itself_is_not_forced_and_not_labelled(wan_case: Any,
     assert "perturbation.ATEN_CPU_CAPABILITY" not in labels
     assert labels["perturbation.ONEDNN_MAX_CPU_ISA"] == "AVX2"
     nothing: Any = SimpleNamespace(context=SimpleNamespace(case_folder=lambda _: tmp_path))
-    said: list[str] = []
+    message: list[str] = []
     located: Any = SimpleNamespace(case=case, place="a.yaml:1")
     assert (
-        regenerate._regenerate_case(nothing, located, by_name["isa-avx2"], lambda _: None, _plan(said), nothing) is None
+        regenerate._regenerate_case(nothing, located, by_name["isa-avx2"], lambda _: None, _plan(message), nothing)
+        is None
     )
-    assert said == ["wan: isa-avx2 left out: the case sets ATEN_CPU_CAPABILITY itself"]
+    assert message == ["wan: isa-avx2 left out: the case sets ATEN_CPU_CAPABILITY itself"]

@@ -48,9 +48,9 @@ def test_a_score_is_above_1_exactly_where_the_rule_fails() -> None:
     golden = Clip(random.integers(0, 256, (5, 48, 64, 3), dtype=np.uint8))
     for level in (0, 1, 4, 20, 90):
         noise = random.integers(-level, level + 1, golden.shape)
-        said = apply_peers(golden, Clip(np.clip(golden.frames + noise, 0, 255).astype(np.uint8)))
-        assert set(said) == {rule.name for rule in rules_without_weights()}
-        for name, answer in said.items():
+        message = apply_peers(golden, Clip(np.clip(golden.frames + noise, 0, 255).astype(np.uint8)))
+        assert set(message) == {rule.name for rule in rules_without_weights()}
+        for name, answer in message.items():
             assert (severity(name, answer) > 1) is not answer.passed, (level, name, answer)
 
 
@@ -150,14 +150,14 @@ def test_a_small_run_from_generation_to_tables(
     assert command.main([*arguments, "--budget-seconds", "5"]) == 2, "the budget ends first"
     partly = len(list((tmp_path / "results").glob("*.json"))) if (tmp_path / "results").exists() else 0
     assert command.main(arguments) == 1, "four healthy runs are fewer than 200"
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     assert partly < len(list((tmp_path / "results").glob("*.json"))) == 13
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").glob("*.json")}
     assert command.main([*arguments, "--room", "1"]) == 1
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "nothing is generated twice"
 
-    assert "49 faults in 49 outputs" in said
-    assert "yes every checkpoint, loader, configuration and conditioning fault is found" in said
+    assert "49 faults in 49 outputs" in message
+    assert "yes every checkpoint, loader, configuration and conditioning fault is found" in message
     assert (tmp_path / "power.png").stat().st_size > 1000
     from benchmarks.power.score import read_some
 

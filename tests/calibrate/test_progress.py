@@ -28,13 +28,13 @@ def test_a_stage_is_told_after_two_seconds_then_less_and_less_often() -> None:
     assert progress.line() == ""
     progress.begin("nvfp4, none")
     progress.watch(StageStarted("nvfp4", "generate"))
-    told = {}
+    printed = {}
     for clock.now in [0.5 * tick for tick in range(1, 140)]:
         if line := progress.line():
-            told[clock.now] = line
-    assert list(told)[:4] == [2.0, 4.0, 8.0, 16.0]
-    assert list(told)[-1] - list(told)[-2] <= 31
-    assert told[2.0] == "run 1 of 10, no estimate before the first is done; nvfp4, none: generate, for 2 s"
+            printed[clock.now] = line
+    assert list(printed)[:4] == [2.0, 4.0, 8.0, 16.0]
+    assert list(printed)[-1] - list(printed)[-2] <= 31
+    assert printed[2.0] == "run 1 of 10, no estimate before the first is done; nvfp4, none: generate, for 2 s"
 
 
 def test_runs_that_are_done_give_the_estimate_and_steps_the_part() -> None:

@@ -21,6 +21,6 @@ def test_one_golden_twice_passes_and_two_checkpoints_are_answered_by_identity(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert real.main() == 0
-    said = capsys.readouterr().out
-    assert "limits without the second generation: passes" in said
-    assert "identity says weights" in said
+    message = capsys.readouterr().out
+    assert "limits without the second generation: passes" in message
+    assert "identity says weights" in message

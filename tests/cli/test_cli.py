@@ -26,13 +26,13 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == ""
     names = set(getattr(get_command(app), "commands", {}))
     assert {"inspect", "lock", "regenerate", "try", "bisect", "pending", "accept", "reject", "report", "plan"} <= names
-    said = quantgate("--help")
-    assert said.returncode == 0
-    assert all(name in said.stdout for name in names)
+    message = quantgate("--help")
+    assert message.returncode == 0
+    assert all(name in message.stdout for name in names)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("inspect", "./nowhere"), 17, "nowhere"),
         (("inspect",), 17, "nothing to inspect"),
@@ -41,10 +41,10 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
         (("accept", "nobody", "--reason", "x", "--author", "y"), 14, "no candidate of 'nobody'"),
     ],
 )
-def test_an_error_is_a_sentence_and_an_exit_code(arguments: tuple[str, ...], code: int, said: str) -> None:
+def test_an_error_is_a_sentence_and_an_exit_code(arguments: tuple[str, ...], code: int, message: str) -> None:
     done = quantgate(*arguments)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
-    assert said in done.stdout + done.stderr
+    assert message in done.stdout + done.stderr
 
 
 def test_the_committed_cases_are_listed() -> None:

@@ -71,7 +71,7 @@ def test_the_project_above_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("regenerate --check --runner nope", "name one of the profiles: b200, cpu"),
         ("regenerate --check --case nope", "there is no case nope"),
@@ -84,10 +84,10 @@ def test_the_project_above_is_named(tmp_path: Path) -> None:
         ("goldens gc --case nope", "no golden of */nope"),
     ],
 )
-def test_a_filter_that_matches_nothing(line: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filter_that_matches_nothing(line: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     error = failing(*line.split())
-    assert (error.exit_code, said in str(error)) == (17, True), str(error)
+    assert (error.exit_code, message in str(error)) == (17, True), str(error)
 
 
 def test_no_runner_profiles_at_all(tmp_path: Path) -> None:

@@ -103,9 +103,9 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize("told", ALL, ids=lambda told: f"{told.place} {told.line}")
-def test_what_is_told_can_be_typed(told: Told) -> None:
-    parse(told.line)
+@pytest.mark.parametrize("printed", ALL, ids=lambda printed: f"{printed.place} {printed.line}")
+def test_what_is_told_can_be_typed(printed: Told) -> None:
+    parse(printed.line)
 
 
 def test_commands_are_found_in_all_their_forms() -> None:
@@ -117,13 +117,15 @@ c = "or `quantgate goldens pull` where there is a network; then quantgate lock, 
 d = line.startswith("quantgate report ")
 e = f"the quantgate runner: {name}"
 '''
-    assert [told.line for told in commands(source, "a.py")] == [
+    assert [printed.line for printed in commands(source, "a.py")] == [
         "cases",
         f"accept {FILLED} --runner {FILLED} --reason '..., ...'",
         "goldens pull",
         "lock",
     ]
-    assert {"accept", "doctor", "goldens", "inspect", "regenerate", "resolve"} <= {told.line.split()[0] for told in ALL}
+    assert {"accept", "doctor", "goldens", "inspect", "regenerate", "resolve"} <= {
+        printed.line.split()[0] for printed in ALL
+    }
 
 
 @pytest.mark.parametrize(

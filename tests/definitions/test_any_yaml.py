@@ -29,8 +29,8 @@ def survives(data: bytes) -> tuple[str, ...]:
         try:
             return tuple(one.case.id for one in load_cases([path], Path(folder), runners=["cpu"]))
         except InvalidCaseError as error:
-            said = str(error)
-    assert "c.yaml:" in said
+            message = str(error)
+    assert "c.yaml:" in message
     return ()
 
 

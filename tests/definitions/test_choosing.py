@@ -40,7 +40,7 @@ def test_nothing_asked_is_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("fp8 and", "a word is missing at the end"),
         ("or fp8", "a word is missing before 'or'"),
@@ -50,10 +50,10 @@ def test_nothing_asked_is_everything() -> None:
         ("()", "a word is missing before ')'"),
     ],
 )
-def test_what_cannot_be_read_is_told(text: str, said: str) -> None:
+def test_what_cannot_be_read_is_told(text: str, message: str) -> None:
     with pytest.raises(InvalidCaseError, match="and, or, not") as refused:
         matcher(text)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_an_unknown_case_is_told_with_the_most_similar_one_and_a_command() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from harness.definitions.case import Case
 from harness.definitions.checks import check_case
 from harness.definitions.image import PictureError, decode, read_picture
-from harness.definitions.loading import load_case_file
+from harness.definitions.loading import load_cases
 from harness.definitions.request import request_of
 from harness.definitions.resolving import require_resolved
 from harness.errors import InvalidCaseError
@@ -134,7 +134,7 @@ def case_file(root: Path, image: str, last: str = "") -> Path:
 
 
 def load(root: Path, image: str, last: str = "") -> Case:
-    (located,) = load_case_file(case_file(root, image, last), root, runners=["cpu"])
+    (located,) = load_cases([case_file(root, image, last)], root, runners=["cpu"])
     return located.case
 
 

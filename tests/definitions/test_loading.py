@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from harness.definitions.case import Case, Waiver
-from harness.definitions.loading import check_cases, check_unique, load_case_file, load_cases
+from harness.definitions.loading import check_cases, check_unique, load_cases
 from harness.errors import InvalidCaseError
 
 
@@ -285,9 +285,10 @@ def test_a_fault_in_the_defaults_is_named_there(refused):
 
 
 def test_what_is_missing_is_said(refused):
-    said = refused("cases:\n  one: {runners: [cpu], model: {path: ./w}, sampling: {prompt: p}}\n", whole=True)
+    message = refused("cases:\n  one: {runners: [cpu], model: {path: ./w}, sampling: {prompt: p}}\n", whole=True)
     assert (
-        "cases/a.yaml:2: cases.one.sampling.width: is required, and neither the case nor `defaults` states it" in said
+        "cases/a.yaml:2: cases.one.sampling.width: is required, and neither the case nor `defaults` states it"
+        in message
     )
 
 
@@ -331,7 +332,7 @@ def test_right_cases_survive_beside_wrong_ones(tmp_path):
     assert [one.case.id for one in cases] == ["good"]
     assert all("cases.bad" in problem.message for problem in problems)
     with pytest.raises(InvalidCaseError) as caught:
-        load_case_file(path, tmp_path, runners=["cpu"])
+        load_cases([path], tmp_path, runners=["cpu"])
     assert caught.value.exit_code == 17
 
 
@@ -351,8 +352,8 @@ def test_paths_in_messages_are_relative_to_the_repository(load, tmp_path):
 
 def test_nothing_is_guessed_of_fields_that_a_wrong_one_decides(refused):
     """With the backend unreadable, no variable can be called unknown to it."""
-    said = refused("cases:\n  one: {backend: 3, env: {SGLANG_X: 'a'}, runners: [nowhere]}\n")
-    assert said == [f'cases/a.yaml:{LINE}: cases.one.backend: must be text; write it in quotes: "3"']
+    message = refused("cases:\n  one: {backend: 3, env: {SGLANG_X: 'a'}, runners: [nowhere]}\n")
+    assert message == [f'cases/a.yaml:{LINE}: cases.one.backend: must be text; write it in quotes: "3"']
 
 
 def test_a_wrong_field_does_not_hide_the_next_mistake(refused):
@@ -404,8 +405,8 @@ def test_a_path_without_its_dot_names_the_file_that_is_meant(
 
 
 def test_a_golden_is_not_borrowed_twice(refused):
-    said = refused("cases:\n  a: {}\n  b: {golden_of: a}\n  c: {golden_of: b}\n")
-    assert said == [f"cases/a.yaml:{LINE + 2}: cases.c.golden_of: b has no golden of its own; name a"]
+    message = refused("cases:\n  a: {}\n  b: {golden_of: a}\n  c: {golden_of: b}\n")
+    assert message == [f"cases/a.yaml:{LINE + 2}: cases.c.golden_of: b has no golden of its own; name a"]
 
 
 def test_what_is_written_in_the_defaults_is_quoted_as_it_stands_there(refused):

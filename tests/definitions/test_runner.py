@@ -74,7 +74,7 @@ def test_what_the_committed_profiles_say(profiles):
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ({"cpu": CPU + "labls: [x]\n"}, "runners/cpu.yaml:6: labls: unknown key; did you mean labels?"),
         (
@@ -97,14 +97,14 @@ def test_what_the_committed_profiles_say(profiles):
         ({"gpu": GPU, "twin": GPU.replace("name: gpu", "name: twin")}, "marker 'gpu' belongs to runner gpu already"),
     ],
 )
-def test_a_wrong_profile_is_an_error_with_its_place(tmp_path, files, said):
+def test_a_wrong_profile_is_an_error_with_its_place(tmp_path, files, message):
     folder = tmp_path / "runners"
     folder.mkdir()
     for name, text in files.items():
         (folder / f"{name}.yaml").write_text(text)
     with pytest.raises(InvalidCaseError) as caught:
         load_runners(folder)
-    assert said in caught.value.message
+    assert message in caught.value.message
 
 
 def test_no_folder_is_no_runner(tmp_path):

@@ -125,7 +125,7 @@ def test_the_span_of_a_scalar_is_its_place_in_the_text():
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         ("a: 1\na: 2\n", 2, "duplicate key 'a'"),
         ("a: !!python/object/apply:os.system [x]\n", 1, "tag"),
@@ -145,11 +145,11 @@ def test_the_span_of_a_scalar_is_its_place_in_the_text():
         ("x" * (MAX_BYTES + 1), 1, "larger than"),
     ],
 )
-def test_what_is_refused(text, line, said):
+def test_what_is_refused(text, line, message):
     with pytest.raises(YamlError) as caught:
         parse(text)
     assert caught.value.problems[0].line == line
-    assert said in caught.value.problems[0].message
+    assert message in caught.value.problems[0].message
 
 
 def test_an_alias_bomb_is_defused_before_it_is_expanded():

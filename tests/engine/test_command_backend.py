@@ -178,8 +178,8 @@ def test_a_program_runs_in_the_root_and_is_told_its_places(tmp_path: Path) -> No
     with EngineOwner(case, tmp_path / "work", {}, {"model": tmp_path / "m"}, device="cpu", root=root) as owner:
         owner.start()
         owner.generate(case, tmp_path / "out")
-    told = (tmp_path / "out" / "where").read_text().splitlines()
-    assert told == [str(root), f"{root}/x", str(tmp_path / "out" / "program"), "0", "{other}"]
+    printed = (tmp_path / "out" / "where").read_text().splitlines()
+    assert printed == [str(root), f"{root}/x", str(tmp_path / "out" / "program"), "0", "{other}"]
 
 
 def test_a_program_that_takes_a_seed_is_disturbed_and_one_that_takes_none_says_so(tmp_path: Path) -> None:

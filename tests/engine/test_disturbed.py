@@ -63,17 +63,17 @@ def test_a_disturbed_generation_is_near_and_seeded(
     def run(name: str, seed: int) -> tuple[Any, dict[str, Any]]:
         noise = Noise(seed=seed, **options).model_dump(mode="json")
         out = tmp_path / name
-        said = backend.methods()[METHOD](
+        message = backend.methods()[METHOD](
             {"case": make_wan_case().model_dump(mode="json"), "out_dir": str(out), "noise": noise}, lambda _: None
         )
-        assert isinstance(said, dict)
-        return read_clip(out / str(said["clip"])).frames, said
+        assert isinstance(message, dict)
+        return read_clip(out / str(message["clip"])).frames, message
 
     plain = backend.generate(make_wan_case(), tmp_path, lambda _: None)
     frames = read_clip(tmp_path / plain.clip).frames.astype(int)
-    (one, said), (again, _), (other, _) = run("a", 1), run("b", 1), run("c", 2)
+    (one, message), (again, _), (other, _) = run("a", 1), run("b", 1), run("c", 2)
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
     assert 0 < np.abs(one - frames).mean() < 8
-    assert said["trace"]["initial_latents_sha256"] == plain.trace.initial_latents_sha256
+    assert message["trace"]["initial_latents_sha256"] == plain.trace.initial_latents_sha256
     assert backend.generate(make_wan_case(), tmp_path, lambda _: None).clip_sha256 == plain.clip_sha256

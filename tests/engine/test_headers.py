@@ -12,7 +12,7 @@ from harness.errors import CheckpointFaultError
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("message", "expected"),
     [
         ({}, True),
         ({"quant_algo": "FP8"}, True),
@@ -23,8 +23,8 @@ from harness.errors import CheckpointFaultError
         ({"config_groups": {"group_0": {"input_activations": None}}}, False),
     ],
 )
-def test_whether_an_input_scale_must_be_stored(said: dict[str, Any], expected: bool) -> None:
-    assert (declared({"quantization_config": said}, Path("x")).static_inputs("a.b") is not False) is expected
+def test_whether_an_input_scale_must_be_stored(message: dict[str, Any], expected: bool) -> None:
+    assert (declared({"quantization_config": message}, Path("x")).static_inputs("a.b") is not False) is expected
 
 
 def test_each_linear_of_a_mixed_export_is_asked_for_itself() -> None:
@@ -33,15 +33,15 @@ def test_each_linear_of_a_mixed_export_is_asked_for_itself() -> None:
         "group_0": {"input_activations": {"dynamic": False}, "targets": ["a"]},
         "group_1": {"weights": {"num_bits": 4}, "targets": ["b"]},
     }
-    said = {"quant_algo": "MIXED_PRECISION", "quantized_layers": layers, "config_groups": groups}
-    found = declared({"quantization_config": said}, Path("x"))
+    message = {"quant_algo": "MIXED_PRECISION", "quantized_layers": layers, "config_groups": groups}
+    found = declared({"quantization_config": message}, Path("x"))
     assert [found.static_inputs(name) for name in ("a", "b")] == [True, False]
 
 
-@pytest.mark.parametrize("said", [3, {"ignore": 3}, {"quant_algo": 3}])
-def test_a_section_that_says_nothing_is_a_fault_of_the_checkpoint(said: Any) -> None:
+@pytest.mark.parametrize("message", [3, {"ignore": 3}, {"quant_algo": 3}])
+def test_a_section_that_says_nothing_is_a_fault_of_the_checkpoint(message: Any) -> None:
     with pytest.raises(CheckpointFaultError, match="quantization_config"):
-        declared({"quantization_config": said}, Path("x"))
+        declared({"quantization_config": message}, Path("x"))
 
 
 def test_no_section_is_no_fault() -> None:

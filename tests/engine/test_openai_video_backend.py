@@ -283,7 +283,9 @@ def test_what_a_server_cannot_tell_is_said_and_no_format_is_green_by_silence(loa
 )
 def test_a_case_says_where_its_server_is(changes: dict[str, Any], wrong: bool, tmp_path: Path) -> None:
     findings = [
-        said for place, said in check_case(served(**changes), root=tmp_path, runners=["cpu"]) if "server" in said
+        message
+        for place, message in check_case(served(**changes), root=tmp_path, runners=["cpu"])
+        if "server" in message
     ]
     assert bool(findings) == wrong
 

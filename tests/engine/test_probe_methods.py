@@ -27,10 +27,10 @@ def test_a_recording_is_what_the_base_sees_and_an_override_is_nvfp4_away(
     case = make_wan_case()
     base = load(case)
     recording, again, other = (tmp_path / name for name in ("recording", "again", "other"))
-    said = base.methods()["record_probes"]({"case": case.model_dump(mode="json"), "out": str(recording)}, _ignore)
+    message = base.methods()["record_probes"]({"case": case.model_dump(mode="json"), "out": str(recording)}, _ignore)
     index = read_observation(recording).index
     trace = base.generate(case, tmp_path, _ignore).trace
-    assert said["probes"] == len(index.probes)
+    assert message["probes"] == len(index.probes)
     for probe in index.probes:
         step = trace.steps[probe.step]
         assert (step.expert, step.timestep) == (probe.expert, pytest.approx(probe.timestep))

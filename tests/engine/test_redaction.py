@@ -27,8 +27,8 @@ def test_everything_else_is_one(make_case: Any, value: str) -> None:
 
 def test_a_code_stays_what_it_is_and_a_secret_in_its_place_does_not() -> None:
     secrets = {"MODE": "missing", "KEY": "hunter2"}
-    said = {"type": "InfraError", "kind": "oom", "code": "scale_missing", "message": "missing hunter2", "place": ""}
-    assert redact_error(said, secrets) == {**said, "message": "<MODE> <KEY>"}
+    message = {"type": "InfraError", "kind": "oom", "code": "scale_missing", "message": "missing hunter2", "place": ""}
+    assert redact_error(message, secrets) == {**message, "message": "<MODE> <KEY>"}
     assert redact_error({"kind": "hunter2", "code": "hunter2"}, secrets) == {"kind": "<KEY>", "code": "<KEY>"}
 
 

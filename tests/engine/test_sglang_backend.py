@@ -327,7 +327,7 @@ def test_a_runner_may_name_the_interpreter(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"runtime": ""}, "needs `runtime`"),
         ({"runtime": "vllm==1.0"}, "runs sglang==VERSION"),
@@ -335,10 +335,10 @@ def test_a_runner_may_name_the_interpreter(tmp_path: Path, monkeypatch: pytest.M
         ({}, ""),
     ],
 )
-def test_a_case_names_one_version_of_its_runtime(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_case_names_one_version_of_its_runtime(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     findings = check_case(sglang_case(**changes), root=tmp_path, runners=["cpu"])
     found = [text for place, text in findings if "runtime" in (*place, *text.replace("`", " ").split())]
-    assert said in " ".join(found) if said else not found
+    assert message in " ".join(found) if message else not found
 
 
 def test_a_version_is_the_subject_and_its_arguments_are_the_request() -> None:

@@ -81,7 +81,7 @@ def test_an_unknown_metric_is_refused_with_the_known_ones(make_clip: object) -> 
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         (MetricUnavailableError("no weights"), "no weights"),
         (KeyError("bug"), "KeyError"),
@@ -91,13 +91,13 @@ def test_an_unknown_metric_is_refused_with_the_known_ones(make_clip: object) -> 
         (Measurement(), "not computed|did not give|outside"),
     ],
 )
-def test_what_cannot_be_computed_never_passes_silently(make_clip: object, answer: Measurement, said: str) -> None:
+def test_what_cannot_be_computed_never_passes_silently(make_clip: object, answer: Measurement, message: str) -> None:
     evidence = compare(make_clip(2), make_clip(2, noise=5), [Plugin(answer)])  # type: ignore[operator]
     (result,) = evidence.not_computed()
     assert result.worst is None
     import re
 
-    assert re.search(said, result.why)
+    assert re.search(message, result.why)
 
 
 def test_one_value_a_frame_is_insisted_on(make_clip: object) -> None:
@@ -168,7 +168,7 @@ def test_a_plugin_can_gate(make_clip: object, installed: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loaded", "name", "said"),
+    ("loaded", "name", "message"),
     [
         (ImportError("gone"), "plugin", "cannot be loaded"),
         (object(), "plugin", "lacks name, gates, direction"),
@@ -176,9 +176,9 @@ def test_a_plugin_can_gate(make_clip: object, installed: object) -> None:
         (Plugin(), "other", "calls itself 'plugin'"),
     ],
 )
-def test_a_bad_plugin_is_named(installed: object, loaded: object, name: str, said: str) -> None:
+def test_a_bad_plugin_is_named(installed: object, loaded: object, name: str, message: str) -> None:
     installed(loaded, name)  # type: ignore[operator]
-    with pytest.raises(FramesError, match=said):
+    with pytest.raises(FramesError, match=message):
         registry.metrics()
 
 

@@ -110,8 +110,8 @@ def test_strips_cover_everything_once(length: int, step: int, share: float) -> N
 
 
 @pytest.mark.parametrize(
-    ("other", "said"), [((4, 8, 8), "frames 4 instead of 5"), ((5, 9, 8), "height 9 instead of 8")]
+    ("other", "message"), [((4, 8, 8), "frames 4 instead of 5"), ((5, 9, 8), "height 9 instead of 8")]
 )
-def test_another_shape_is_refused_by_name(make_clip: object, other: tuple[int, int, int], said: str) -> None:
-    with pytest.raises(ClipMismatchError, match=said):
+def test_another_shape_is_refused_by_name(make_clip: object, other: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(ClipMismatchError, match=message):
         compare(make_clip(5, 8, 8), make_clip(*other))  # type: ignore[operator]

@@ -81,7 +81,7 @@ def test_digest_is_what_the_documentation_says(make: Callable) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"shape": None}, "its shape is stated"),
         ({"case": "../x"}, "case"),
@@ -92,9 +92,9 @@ def test_digest_is_what_the_documentation_says(make: Callable) -> None:
         ({"schema_version": 2}, "schema_version"),
     ],
 )
-def test_incoherent_manifest_is_refused(make: Callable, change: dict[str, Any], said: str) -> None:
+def test_incoherent_manifest_is_refused(make: Callable, change: dict[str, Any], message: str) -> None:
     body = {**json.loads(make()[0].to_json()), **change}
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=message):
         GoldenManifest.model_validate(body)
 
 

@@ -118,8 +118,8 @@ def test_true_is_not_one_and_null_is_not_absent_where_it_matters(identity: Ident
 
 def test_what_no_engine_has_said_yet_is_no_difference(identity: Identity, golden: Callable) -> None:
     stated = {"loader.nibble_order": "low_first", "perturbation.X": "1"}
-    said = {"code": "c0", "driver": "1", "package.torch": "2.13.0", "receipts.transformer.nvfp4": 80}
-    one = golden(identity.model_copy(update={"subject": stated | said}))
+    message = {"code": "c0", "driver": "1", "package.torch": "2.13.0", "receipts.transformer.nvfp4": 80}
+    one = golden(identity.model_copy(update={"subject": stated | message}))
     before = identity.model_copy(update={"subject": {"loader.nibble_order": "high_first"}})
     fields = [change.field for change in select([one], before).changes]
     assert fields == ["loader.nibble_order", "perturbation.X"]

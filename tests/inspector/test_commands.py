@@ -227,7 +227,7 @@ def damaged(project: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         ([], 0, ""),
         (["damaged"], 11, "two_conventions"),
@@ -250,11 +250,11 @@ def test_what_is_given_beside_a_case_is_looked_at(
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     assert run_inspect(project, monkeypatch, "--case", "one", *arguments) == code
-    told = capsys.readouterr()
-    assert said in told.out + told.err
+    printed = capsys.readouterr()
+    assert message in printed.out + printed.err
 
 
 def test_a_model_that_the_overrides_of_a_case_hide_is_not_called_clean(
@@ -267,7 +267,7 @@ def test_a_model_that_the_overrides_of_a_case_hide_is_not_called_clean(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["./nvfp4", "--nibble-order", "hi"], 17, "--nibble-order: 'hi' is none of low_first, high_first"),
         (["./nvfp4", "--scale-layout", "foo"], 17, "--scale-layout: 'foo' is none of linear, swizzled"),
@@ -282,12 +282,12 @@ def test_a_mistyped_option_is_told_without_the_network(
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     assert run_inspect(project, monkeypatch, *arguments) == code
-    told = capsys.readouterr()
-    assert said in told.err
-    assert "network" not in told.err
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "network" not in printed.err
 
 
 def test_a_name_that_could_be_a_folder_gets_the_hint_for_folders(

@@ -176,12 +176,12 @@ def test_what_a_runtime_samples_with_is_said_with_the_files_that_it_ignores(
     from tiny.export import export
 
     report = inspect_checkpoint(export("nvfp4", tmp_path), contracts=[contract], digests=False)
-    [said] = report.with_code("contract_schedule")
-    assert said.severity == "info"
-    assert said.evidence["flow_shift"]["Wan-AI/Wan2.2-T2V-A14B-Diffusers"] == shift
-    assert said.evidence["ignored_files"] == ["scheduler/scheduler_config.json"]
-    assert "which says flow_shift 3" in said.message
-    assert "0.875 (model_index.json)" in said.message
+    [message] = report.with_code("contract_schedule")
+    assert message.severity == "info"
+    assert message.evidence["flow_shift"]["Wan-AI/Wan2.2-T2V-A14B-Diffusers"] == shift
+    assert message.evidence["ignored_files"] == ["scheduler/scheduler_config.json"]
+    assert "which says flow_shift 3" in message.message
+    assert "0.875 (model_index.json)" in message.message
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_scheduler_that_a_runtime_does_not_load_is_named(
 
 
 @pytest.mark.parametrize(
-    ("file", "key", "value", "code", "said"),
+    ("file", "key", "value", "code", "message"),
     [
         ("model_index.json", "boundary_ratio", None, "contract_schedule", "`transformer` serves every step"),
         ("model_index.json", "boundary_ratio", "0.875", "scheduler_refused", "is no number"),
@@ -215,7 +215,7 @@ def test_a_scheduler_that_a_runtime_does_not_load_is_named(
     ],
 )
 def test_an_index_and_a_scheduler_are_taken_as_the_runtime_takes_them(
-    exports: Path, tmp_path: Path, file: str, key: str, value: Any, code: str, said: str
+    exports: Path, tmp_path: Path, file: str, key: str, value: Any, code: str, message: str
 ) -> None:
     edit = Edit(exports / "nvfp4", tmp_path / "made")
     place = edit.folder / file
@@ -223,7 +223,7 @@ def test_an_index_and_a_scheduler_are_taken_as_the_runtime_takes_them(
     body = json.loads(place.read_text()) if place.exists() else {}
     place.write_text(json.dumps({**body, key: value}))
     report = inspect_checkpoint(edit.folder, contracts=["sglang==0.5.13"], digests=False)
-    assert said in " ".join(item.message for item in report.with_code(code))
+    assert message in " ".join(item.message for item in report.with_code(code))
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_a_finding_about_linears_and_one_about_tensors() -> None:
     assert (linears.message, linears.severity) == ("transformer: 30 Linears.", "warning")
     assert (linears.module, linears.tensor, linears.expert) == (names[0], "", "transformer")
     assert linears.evidence == {"proven": "low_first", "modules": names[:20], "count": 30}
-    tensors = about("nibble_order", "transformer", "text", tensors=names[:2], first=names[1])
+    tensors = about("nibble_order", "transformer", "text", tensors=names[:2], tensor=names[1])
     assert (tensors.module, tensors.tensor, tensors.severity) == ("", names[1], "fault")
     assert tensors.evidence == {"tensors": names[:2], "count": 2}
 

@@ -80,11 +80,11 @@ def place(request: pytest.FixtureRequest) -> Callable[[Path], str]:
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_broken_component_is_a_fault_that_names_it(name: str, pipeline: Path, place: Callable[[Path], str]) -> None:
-    damage, code, said = DAMAGES[name]
+    damage, code, message = DAMAGES[name]
     damage(pipeline)
     report = inspect_checkpoint(place(pipeline), digests=False)
     assert (report.outcome, report.cause) == ("fault", code)
-    assert said in report.faults[0].message
+    assert message in report.faults[0].message
 
 
 def test_a_whole_pipeline_is_clean_and_says_what_was_not_read(pipeline: Path, place: Callable[[Path], str]) -> None:

@@ -79,8 +79,8 @@ def test_a_written_copy_of_the_same_bytes_is_hashed_and_not_proven(pair: tuple[P
 def test_another_question_is_another_proof(pair: tuple[Path, Path], proven: list[str]) -> None:
     model, base = pair
     inspect_once(model, base=base)
-    told = inspect_once(model, base=base, contracts=["sglang==0.5.12"])
-    assert told.contracts
+    printed = inspect_once(model, base=base, contracts=["sglang==0.5.12"])
+    assert printed.contracts
     inspect_once(model)
     inspect_once(model, base=base, full=True)
     assert len(proven) == 4

@@ -39,12 +39,12 @@ def test_a_zero_where_the_base_has_weights_is_a_fault_of_any_exporter(exports: P
     assert severity(inspect_checkpoint(folder, base=exports / "base", digests=False), "block_scale_zero") == ["fault"]
 
 
-@pytest.mark.parametrize(("version", "said"), [("0.42.0", "warning"), ("0.47.0", "fault"), ("nightly", "warning")])
+@pytest.mark.parametrize(("version", "message"), [("0.42.0", "warning"), ("0.47.0", "fault"), ("nightly", "warning")])
 def test_a_zero_that_nothing_disproves_depends_on_the_exporter(
-    exports: Path, tmp_path: Path, version: str, said: str
+    exports: Path, tmp_path: Path, version: str, message: str
 ) -> None:
     report = inspect_checkpoint(with_zero(exports, tmp_path / "made", version), digests=False)
-    assert severity(report, "block_scale_zero") == [said]
+    assert severity(report, "block_scale_zero") == [message]
 
 
 def test_a_block_that_is_too_small_for_any_scale_is_not_lost() -> None:

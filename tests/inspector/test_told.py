@@ -19,5 +19,5 @@ def test_a_right_file_of_which_a_runtime_must_be_told_is_clean_with_a_warning(
     dialect = next(item for item in DIALECTS if item.name == name)
     report = inspect_checkpoint(make(dialect, exports, tmp_path / "made"), base=exports / "base", digests=False)
     assert report.outcome == "clean"
-    told = {item.code for item in report.findings if item.severity == "warning"}
-    assert told & {"fp8_cast", "names_prefixed"} == NAMED[name]
+    printed = {item.code for item in report.findings if item.severity == "warning"}
+    assert printed & {"fp8_cast", "names_prefixed"} == NAMED[name]

@@ -57,17 +57,17 @@ def verdict(outcome: Outcome, cause: str = "none") -> Verdict:
     ],
 )
 def test_negative_controls(expect: str, observed: Outcome, cause: str, final: Outcome) -> None:
-    said = apply_expectation(quantized_case(expect=expect), verdict(observed, cause), TODAY)
-    assert said.outcome is final
+    message = apply_expectation(quantized_case(expect=expect), verdict(observed, cause), TODAY)
+    assert message.outcome is final
     if final is Outcome.PASS and expect != "pass":
-        assert said.observed is observed
+        assert message.observed is observed
 
 
 def test_a_negative_control_that_fails_otherwise_says_so() -> None:
-    said = apply_expectation(
+    message = apply_expectation(
         quantized_case(expect="checkpoint_fault:nibble_order"), verdict(Outcome.CHECKPOINT_FAULT, "scale_layout"), TODAY
     )
-    assert "must fail by 'nibble_order', and failed by 'scale_layout'" in said.summary
+    assert "must fail by 'nibble_order', and failed by 'scale_layout'" in message.summary
 
 
 FLICKER = "flicker_above_limit"
@@ -86,18 +86,18 @@ FLICKER = "flicker_above_limit"
     ],
 )
 def test_waivers(observed: Outcome, cause: str, today: date, final: Outcome) -> None:
-    said = apply_expectation(quantized_case(waiver=WAIVER), verdict(observed, cause), today)
-    assert said.outcome is final
+    message = apply_expectation(quantized_case(waiver=WAIVER), verdict(observed, cause), today)
+    assert message.outcome is final
 
 
 def test_the_last_day_of_a_waiver_counts() -> None:
-    said = apply_expectation(quantized_case(waiver=WAIVER), verdict(Outcome.REGRESSION, FLICKER), date(2026, 6, 30))
-    assert said.outcome is Outcome.WAIVED
+    message = apply_expectation(quantized_case(waiver=WAIVER), verdict(Outcome.REGRESSION, FLICKER), date(2026, 6, 30))
+    assert message.outcome is Outcome.WAIVED
 
 
 def test_an_expired_waiver_is_named() -> None:
-    said = apply_expectation(quantized_case(waiver=WAIVER), verdict(Outcome.REGRESSION, FLICKER), date(2026, 7, 1))
-    assert said.findings[-1].code == "waiver_expired"
+    message = apply_expectation(quantized_case(waiver=WAIVER), verdict(Outcome.REGRESSION, FLICKER), date(2026, 7, 1))
+    assert message.findings[-1].code == "waiver_expired"
 
 
 def flickering(**more: Any) -> Any:
@@ -117,8 +117,8 @@ def flickering(**more: Any) -> Any:
 
 
 def test_the_known_failure_is_waived() -> None:
-    said, _ = judge(flickering(), "cpu", TODAY)
-    assert (said.outcome, said.observed, said.cause) == (Outcome.WAIVED, Outcome.REGRESSION, FLICKER)
+    message, _ = judge(flickering(), "cpu", TODAY)
+    assert (message.outcome, message.observed, message.cause) == (Outcome.WAIVED, Outcome.REGRESSION, FLICKER)
 
 
 def test_a_waiver_hides_nothing_else() -> None:
@@ -137,25 +137,26 @@ def test_a_waiver_hides_nothing_else() -> None:
         ("limits_missing", Outcome.INCONCLUSIVE, {"golden": bare}),
         ("nibble_unproven", Outcome.INCONCLUSIVE, {"inspection": weights}),
     ):
-        said, _ = judge(flickering(**more), "cpu", TODAY)
-        assert (said.outcome, said.cause) == (outcome, cause)
+        message, _ = judge(flickering(**more), "cpu", TODAY)
+        assert (message.outcome, message.cause) == (outcome, cause)
         assert (
-            f"; {cause} not waived: the waiver of ann (https://example.org/1) is for {WAIVER['expect']}" in said.summary
+            f"; {cause} not waived: the waiver of ann (https://example.org/1) is for {WAIVER['expect']}"
+            in message.summary
         )
-        assert said.next_command
+        assert message.next_command
 
 
 def test_missing_limits_beside_the_known_failure_are_red_with_their_own_next_command() -> None:
     evidence = flickering(golden=GoldenEvidence(GOLDEN, (), make_trace()))
-    said, _ = judge(evidence, "cpu", TODAY)
-    assert (said.outcome, said.cause) == (Outcome.INCONCLUSIVE, "limits_missing")
-    assert said.next_command == "quantgate regenerate --case one --runner cpu --reason '...'"
+    message, _ = judge(evidence, "cpu", TODAY)
+    assert (message.outcome, message.cause) == (Outcome.INCONCLUSIVE, "limits_missing")
+    assert message.next_command == "quantgate regenerate --case one --runner cpu --reason '...'"
 
 
 def test_absent_limits_are_waived_by_no_name() -> None:
     waiver = {**WAIVER, "expect": "inconclusive:limits_missing"}
-    said = apply_expectation(quantized_case(waiver=waiver), limits_missing(), TODAY)
-    assert said.outcome is Outcome.INCONCLUSIVE
+    message = apply_expectation(quantized_case(waiver=waiver), limits_missing(), TODAY)
+    assert message.outcome is Outcome.INCONCLUSIVE
 
 
 def limits_missing() -> Verdict:
@@ -202,13 +203,13 @@ SSIM = "frames/ssim_below_limit"
     ],
 )
 def test_a_control_is_met_only_by_what_it_names(expect: str, seen: tuple[str, ...], final: Outcome) -> None:
-    said = apply_expectation(quantized_case(expect=expect), failed(*seen), TODAY)
-    assert said.outcome is final
+    message = apply_expectation(quantized_case(expect=expect), failed(*seen), TODAY)
+    assert message.outcome is final
     if final is Outcome.REGRESSION and any(one.startswith("sanity") for one in seen):
-        assert "this negative control must fail by" in said.summary
+        assert "this negative control must fail by" in message.summary
 
 
 def test_the_same_cause_by_another_outcome_is_not_waived() -> None:
     waiver = {**WAIVER, "expect": "checkpoint_fault:flicker_above_limit"}
-    said = apply_expectation(quantized_case(waiver=waiver), verdict(Outcome.REGRESSION, FLICKER), TODAY)
-    assert said.outcome is Outcome.REGRESSION
+    message = apply_expectation(quantized_case(waiver=waiver), verdict(Outcome.REGRESSION, FLICKER), TODAY)
+    assert message.outcome is Outcome.REGRESSION

@@ -133,12 +133,12 @@ def test_a_proven_cause_leaves_nothing_and_says_what_it_is_not(record: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [({}, False), (inspected("clean"), True), (inspected("inconclusive"), False), (inspected("infra"), False)],
 )
 @pytest.mark.parametrize("reading", ["nibble_swapped", "scale_swizzled", "scale_missing"])
 def test_bytes_are_called_right_only_where_they_were_proven(
-    record: Any, more: dict[str, Any], said: bool, reading: str
+    record: Any, more: dict[str, Any], message: bool, reading: str
 ) -> None:
     name = "blocks.1.attn1.to_q"
     off = Finding(stage="probe", code="module_off", gating=True, message="x", data={"modules": [f"transformer/{name}"]})
@@ -151,5 +151,5 @@ def test_bytes_are_called_right_only_where_they_were_proven(
     )
     found = attribute(record(off, **more), (read,))
     assert found.cause is not None
-    assert ("the bytes on disk are right" in found.cause.sentence) is said
-    assert ("the bytes of the checkpoint" in found.ruled_out) is said
+    assert ("the bytes on disk are right" in found.cause.sentence) is message
+    assert ("the bytes of the checkpoint" in found.ruled_out) is message

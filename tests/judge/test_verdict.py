@@ -263,7 +263,7 @@ def _told(golden: Any, run: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("golden", "run", "said"),
+    ("golden", "run", "message"),
     [
         (
             "a yellow square moving down on a purple background",
@@ -278,9 +278,9 @@ def _told(golden: Any, run: Any) -> str:
         (3.0, 4.0, "3.0 -> 4.0"),
     ],
 )
-def test_two_values_are_cut_where_they_differ(golden: Any, run: Any, said: str) -> None:
+def test_two_values_are_cut_where_they_differ(golden: Any, run: Any, message: str) -> None:
     summary = _told(golden, run)
-    assert said in summary
+    assert message in summary
     assert summary.count("'") % 2 == 0
     mine, theirs = summary.split("sampling.prompt ")[1].split(" -> ")
     assert mine != theirs

@@ -89,21 +89,21 @@ class Runner:
         return done.returncode
 
     def _artifact(self, uses: str, options: dict[str, Any], known: dict[str, Any], checkout: Path) -> None:
-        told = {key: self._value(value, known) for key, value in options.items()}
+        printed = {key: self._value(value, known) for key, value in options.items()}
         if uses.startswith("actions/upload-artifact@"):
-            source = checkout / told["path"]
-            target = self.artifacts / told["name"]
+            source = checkout / printed["path"]
+            target = self.artifacts / printed["name"]
             if source.is_dir():
                 shutil.copytree(source, target)
             elif source.exists():
                 target.mkdir(parents=True)
                 shutil.copy(source, target)
         elif uses.startswith("actions/download-artifact@"):
-            place = checkout / told.get("path", ".")
-            if "name" in told:
-                shutil.copytree(self.artifacts / told["name"], place, dirs_exist_ok=True)
+            place = checkout / printed.get("path", ".")
+            if "name" in printed:
+                shutil.copytree(self.artifacts / printed["name"], place, dirs_exist_ok=True)
             else:  # a pattern: one folder an artifact
-                for found in self.artifacts.glob(told["pattern"]):
+                for found in self.artifacts.glob(printed["pattern"]):
                     shutil.copytree(found, place / found.name)
         else:
             raise AssertionError(f"an action that this runner does not know: {uses}")

@@ -63,9 +63,9 @@ class LaneSession:
 
     def _record(self, located: Located, node: str, attempt: int, folder: Path) -> CaseRecord:
         case, prompt = located.case, located.case.sampling.prompt
-        told = _told(case, attempt)
+        printed = _told(case, attempt)
         loads, started = self.pool.loads, time.monotonic()
-        engine = self.pool.get(told)
+        engine = self.pool.get(printed)
         load = time.monotonic() - started if self.pool.loads > loads else 0.0
         seen = engine.call("device", {}, 10)
         if seen != self.context.device.uuid and self.context.device.kind == "cuda":
@@ -76,11 +76,11 @@ class LaneSession:
             verdict = Verdict(outcome=Outcome.REGRESSION, cause="ssim_below_limit", summary="it looks | @other <b>")
         if prompt == "command":
             verdict = Verdict(outcome=Outcome.REGRESSION, cause="x", summary="it said\n  ::error::no\n##[group]x")
-        if told.sampling.prompt == "hang":
+        if printed.sampling.prompt == "hang":
             victims = [os.getpid()] if prompt != "crash" else [os.getppid(), os.getpid()]
             threading.Thread(target=_kill_when_busy, args=(folder, victims), daemon=True).start()
         try:
-            generation = engine.generate(told, folder)
+            generation = engine.generate(printed, folder)
         except InfraError as error:
             verdict = Verdict(outcome=Outcome.INFRA, cause=error.kind, summary=error.message)
         assert engine.start_record is not None

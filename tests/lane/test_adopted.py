@@ -146,10 +146,10 @@ def test_what_is_installed(
         "GITHUB_PATH": str(tmp_path / "path"),
     }
     subprocess.run(["bash", "-e", "-c", install["run"]], env=env, cwd=tmp_path, check=True, timeout=60)
-    said = log.read_text().splitlines()
-    assert f"-m pip install --no-deps {installed}" in said
-    assert f"-P -m harness.adopt.requirements{' --hosted' if hosted else ''}" in said
-    assert said[-1] == f"-m pip install -r {tmp_path}/requirements.txt"
+    message = log.read_text().splitlines()
+    assert f"-m pip install --no-deps {installed}" in message
+    assert f"-P -m harness.adopt.requirements{' --hosted' if hosted else ''}" in message
+    assert message[-1] == f"-m pip install -r {tmp_path}/requirements.txt"
     assert (tmp_path / "requirements.txt").read_text() == "typer\n"
 
 

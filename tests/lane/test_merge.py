@@ -119,7 +119,7 @@ def test_the_worst_case_decides(tmp_path: Path, plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"runner": "h200"}, "runner h200"),
         ({"plan": "yesterday"}, "it is of plan yesterday, and this is plan p"),
@@ -129,12 +129,12 @@ def test_the_worst_case_decides(tmp_path: Path, plan: Plan) -> None:
     ],
 )
 def test_a_record_of_something_else_is_no_result(
-    tmp_path: Path, plan: Plan, changes: dict[str, Any], said: str
+    tmp_path: Path, plan: Plan, changes: dict[str, Any], message: str
 ) -> None:
     left = write(tmp_path / "one", record("a"), record("b"), record("c", **changes))
     merged = merge([left], plan, tmp_path / "out")
     assert by_case(merged)["c"] == "not_run"
-    assert said in merged.missing()[0].summary
+    assert message in merged.missing()[0].summary
     assert merged.exit_code == 20
 
 
@@ -232,7 +232,7 @@ def passes(observed: Outcome | None = None, *findings: Finding) -> Verdict:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"generation": None}, "it passes without a generation"),
         ({"comparison": None}, "it passes without a comparison with a golden"),
@@ -248,13 +248,13 @@ def passes(observed: Outcome | None = None, *findings: Finding) -> Verdict:
     ],
 )
 def test_a_green_record_without_its_evidence_is_no_result(
-    tmp_path: Path, plan: Plan, changes: dict[str, Any], said: str
+    tmp_path: Path, plan: Plan, changes: dict[str, Any], message: str
 ) -> None:
     left = write(tmp_path / "one", record("a", **changes), record("b"), record("c"))
     merged = merge([left], plan, tmp_path / "out")
     assert by_case(merged) == {"a": "not_run", "b": "pass", "c": "pass"}
     assert merged.exit_code == 20
-    assert said in merged.cases[0].summary + merged.cases[1].summary + merged.cases[2].summary
+    assert message in merged.cases[0].summary + merged.cases[1].summary + merged.cases[2].summary
 
 
 def test_a_control_passes_only_by_what_it_says() -> None:

@@ -327,10 +327,10 @@ def plan_it(project: Project, capsys: pytest.CaptureFixture[str], against: str =
 
 def test_a_removal_fails_until_a_commit_says_why(branch: Project, capsys: pytest.CaptureFixture[str]) -> None:
     branch.write_cases({"one": ("m1", "pass"), "three": ("m4", "pass")})
-    code, plan, said = plan_it(branch, capsys)
+    code, plan, message = plan_it(branch, capsys)
     assert code == 17
-    assert "two: removed without a reason" in said
-    assert f"{TRAILER}: two: <reason>" in said
+    assert "two: removed without a reason" in message
+    assert f"{TRAILER}: two: <reason>" in message
     assert plan.coverage is not None
     assert [(change.kind, change.case) for change in plan.coverage.changes] == [
         ("checkpoint", "three"),
@@ -350,9 +350,9 @@ def test_a_looser_limit_in_git_fails_without_a_reason(branch: Project, capsys: p
     branch.git("commit", "-q", "-m", "limits")
     branch.git("branch", "-f", "main")
     limits(0.5).model_copy(update={"case": "one"}).write(file)
-    code, _, said = plan_it(branch, capsys)
+    code, _, message = plan_it(branch, capsys)
     assert code == 17
-    assert "limit of ssim loosened without a reason\n  next: quantgate regenerate --runner b200 --case one" in said
+    assert "limit of ssim loosened without a reason\n  next: quantgate regenerate --runner b200 --case one" in message
     limits(0.5, "now").model_copy(update={"case": "one"}).write(file)
     assert plan_it(branch, capsys)[0] == 0
 
@@ -375,24 +375,24 @@ def test_a_baseline_in_git_is_refused_if_it_is_edited_loosened_or_gone(
     branch.git("branch", "-f", "main")
     assert plan_it(branch, capsys)[0] == 0
     write(1.2, "now")
-    code, _, said = plan_it(branch, capsys)
+    code, _, message = plan_it(branch, capsys)
     assert code == 17
-    assert "one: baseline of step:b200 loosened without a reason" in said
-    assert "quantgate regenerate --perf --runner b200 --case one --reason" in said
+    assert "one: baseline of step:b200 loosened without a reason" in message
+    assert "quantgate regenerate --perf --runner b200 --case one --reason" in message
     write(1.2, "now", "the exact attention costs a fifth")
     assert plan_it(branch, capsys)[0] == 0
     file.write_text(file.read_text().replace('"reason":"the exact', '"reason":"an exact').replace("the exact", "an ex"))
-    code, _, said = plan_it(branch, capsys)
+    code, _, message = plan_it(branch, capsys)
     assert code == 17
-    assert "thresholds/b200/one.perf.json: was changed after it was made; its seal does not fit" in said
+    assert "thresholds/b200/one.perf.json: was changed after it was made; its seal does not fit" in message
     file.write_text("{")
-    code, _, said = plan_it(branch, capsys)
+    code, _, message = plan_it(branch, capsys)
     assert code == 17
-    assert "thresholds/b200/one.perf.json: is no baseline" in said
+    assert "thresholds/b200/one.perf.json: is no baseline" in message
     file.unlink()
-    code, _, said = plan_it(branch, capsys)
+    code, _, message = plan_it(branch, capsys)
     assert code == 17
-    assert "one: baseline of time and memory removed without a reason" in said
+    assert "one: baseline of time and memory removed without a reason" in message
     branch.git("commit", "-q", "-am", f"No baseline\n\n{TRAILER}: one: the machine was retired")
     assert plan_it(branch, capsys)[0] == 0
 
@@ -404,15 +404,17 @@ def test_what_lets_more_through_is_refused_until_a_commit_says_why(
     file.write_text(file.read_text().replace("one: {", "one: {metrics: [mad], "))
     ini = branch.root / "pytest.ini"
     ini.write_text(ini.read_text().replace("importlib", "importlib --attribution 0"))
-    code, plan, said = plan_it(branch, capsys)
+    code, plan, message = plan_it(branch, capsys)
     assert code == 17
-    assert f"one: metrics lets more through without a reason\n  next: git commit --amend --trailer '{LOOSER}: " in said
+    assert (
+        f"one: metrics lets more through without a reason\n  next: git commit --amend --trailer '{LOOSER}: " in message
+    )
     assert plan.coverage is not None
     assert "expectation, lets more through" in plan_markdown(plan)
     trailers = f"{LOOSER}: one metrics: the others do not hold here\n{LOOSER}: pytest pytest.ini:addopts: too slow"
     branch.git("commit", "-q", "-am", f"Look at one metric\n\n{trailers}")
-    code, plan, said = plan_it(branch, capsys)
-    assert (code, said.count("without a reason")) == (0, 0), said
+    code, plan, message = plan_it(branch, capsys)
+    assert (code, message.count("without a reason")) == (0, 0), message
 
 
 def test_a_limit_file_that_was_edited_by_hand_is_refused_whatever_it_says(
@@ -423,9 +425,9 @@ def test_a_limit_file_that_was_edited_by_hand_is_refused_whatever_it_says(
     branch.git("commit", "-q", "-m", "limits")
     branch.git("branch", "-f", "main")
     file.write_text(file.read_text().replace('"limit": 0.9', '"limit": 0.95').replace('"then"', '"now"'))
-    code, plan, said = plan_it(branch, capsys)
+    code, plan, message = plan_it(branch, capsys)
     assert code == 17
-    assert "thresholds/b200/one.json: the file was changed after its limits were placed" in said
+    assert "thresholds/b200/one.json: the file was changed after its limits were placed" in message
     assert "cannot be used: thresholds/b200/one.json" in plan_markdown(plan).replace("\\", "")
     file.write_text("{")
     assert plan_it(branch, capsys)[0] == 17
@@ -441,10 +443,10 @@ def test_limits_that_went_with_their_golden_need_a_reason_that_can_be_given(
     branch.git("branch", "-f", "main")
     file.unlink()
     branch.git("commit", "-q", "-am", "another golden")
-    code, plan, said = plan_it(branch, capsys)
+    code, plan, message = plan_it(branch, capsys)
     assert code == 17
-    assert "one: limits removed without a reason" in said
-    assert "quantgate regenerate --runner b200 --case one --reason '<reason>'; or" in said
+    assert "one: limits removed without a reason" in message
+    assert "quantgate regenerate --runner b200 --case one --reason '<reason>'; or" in message
     assert plan.coverage is not None
     assert "limits removed" in plan_markdown(plan)
     branch.git("commit", "-q", "--amend", "--no-edit", "--trailer", f"{TRAILER}: one: another checkpoint")

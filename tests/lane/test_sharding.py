@@ -39,8 +39,8 @@ def plan(tmp_path: Path) -> Plan:
 
 def config(folder: Path, **options: str | None) -> pytest.Config:
     """As much of pytest's configuration as is asked for."""
-    told: dict[str, Any] = {"plan": "plan.json", "shard": None, "runner": None, **options}
-    made = SimpleNamespace(getoption=told.get, invocation_params=SimpleNamespace(dir=folder))
+    printed: dict[str, Any] = {"plan": "plan.json", "shard": None, "runner": None, **options}
+    made = SimpleNamespace(getoption=printed.get, invocation_params=SimpleNamespace(dir=folder))
     return cast("pytest.Config", made)
 
 
@@ -56,7 +56,7 @@ def test_one_shard_and_all_of_it(tmp_path: Path, plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"plan": None, "shard": "1/2"}, "needs --plan"),
         ({"plan": "absent.json"}, "not a plan"),
@@ -67,8 +67,8 @@ def test_one_shard_and_all_of_it(tmp_path: Path, plan: Plan) -> None:
         ({"runner": "h200"}, "is for runner b200"),
     ],
 )
-def test_what_does_not_fit(tmp_path: Path, plan: Plan, options: dict[str, str | None], said: str) -> None:
-    with pytest.raises(pytest.UsageError, match=said):
+def test_what_does_not_fit(tmp_path: Path, plan: Plan, options: dict[str, str | None], message: str) -> None:
+    with pytest.raises(pytest.UsageError, match=message):
         read_shard(config(tmp_path, **options))
 
 

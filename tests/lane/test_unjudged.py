@@ -43,29 +43,29 @@ def table(text: str) -> dict[str, str]:
 def test_a_worker_that_is_not_replaced_leaves_no_green_run(project: Project) -> None:
     project.write_cases(FOUR)
     done = project.pytest("-n", "2", "--max-worker-restart=0", "--junitxml", "junit.xml")
-    said = outcomes(project)
-    assert sorted(said) == sorted(FOUR)
-    assert said["k"] == "infra"
-    assert set(said.values()) <= {"pass", "infra", "not_run"}
+    message = outcomes(project)
+    assert sorted(message) == sorted(FOUR)
+    assert message["k"] == "infra"
+    assert set(message.values()) <= {"pass", "infra", "not_run"}
     assert done.returncode == 18, done.stdout
     assert project.records()["k"].attempt == 1
     assert "before it was tried once more" in project.records()["k"].verdict.summary
-    assert table(done.stdout) == said
-    assert junit(project) == {name: "passed" if one == "pass" else "error" for name, one in said.items()}
+    assert table(done.stdout) == message
+    assert junit(project) == {name: "passed" if one == "pass" else "error" for name, one in message.items()}
 
 
 def test_more_dead_workers_than_xdist_replaces(project: Project) -> None:
     """xdist replaces four a worker; the fifth death ends the run, and the case behind it never ran."""
     project.write_cases({**{f"k{index}": ("m1", "kill_once") for index in range(5)}, "last": ("m2", "pass")})
     done = project.pytest("-n", "1", "--junitxml", "junit.xml")
-    said = outcomes(project)
+    message = outcomes(project)
     assert done.returncode == 18, done.stdout
-    assert sorted(said.values()) == ["infra", "not_run", "pass", "pass", "pass", "pass"]
-    assert said["last"] == "not_run"
-    assert table(done.stdout) == said
+    assert sorted(message.values()) == ["infra", "not_run", "pass", "pass", "pass", "pass"]
+    assert message["last"] == "not_run"
+    assert table(done.stdout) == message
     again = project.pytest("--collect-only", "-q", "--lf")
     assert {line.partition("::")[2] for line in again.stdout.splitlines() if "::" in line} == {
-        name for name, one in said.items() if one != "pass"
+        name for name, one in message.items() if one != "pass"
     }
 
 
@@ -87,10 +87,10 @@ def test_workers_stop_at_the_first_failure_too(project: Project) -> None:
     project.write_cases({"bad": ("m1", "fail"), **names})
     done = project.pytest("-x", "-n", "1", "--junitxml", "junit.xml")
     assert done.returncode == 2, done.stdout  # pytest's own, as without cases
-    said = outcomes(project)
-    assert sorted(said) == sorted(["bad", *names])
-    assert "not_run" in said.values()
-    assert table(done.stdout) == said
+    message = outcomes(project)
+    assert sorted(message) == sorted(["bad", *names])
+    assert "not_run" in message.values()
+    assert table(done.stdout) == message
 
 
 def test_what_was_not_selected_is_not_missed(project: Project) -> None:
@@ -157,9 +157,9 @@ def test_a_case_that_a_plugin_or_a_conftest_switches_off_is_red(project: Project
     done = project.pytest("--junitxml", "junit.xml", *workers)
     assert done.returncode == 10, done.stdout
     off = dict.fromkeys(("marked", "dropped", "stopped", "swallowed"), "not_run")
-    said = {**off, "healthy": "pass", "nested": "pass", "excused": "regression"}
-    assert outcomes(project) == said
-    assert table(done.stdout) == said
+    message = {**off, "healthy": "pass", "nested": "pass", "excused": "regression"}
+    assert outcomes(project) == message
+    assert table(done.stdout) == message
     assert "by hand" in project.records()["marked"].verdict.summary
     assert "took it out" in project.records()["dropped"].verdict.summary
     assert {name for name, one in junit(project).items() if one == "passed"} == {"healthy", "nested"}

@@ -58,14 +58,14 @@ def test_the_schema_of_github_accepts_them() -> None:
 
 
 def test_actionlint_is_told_every_label_of_our_own_machines() -> None:
-    told = load_workflow(ROOT / ".github/actionlint.yaml")["self-hosted-runner"]["labels"]
+    printed = load_workflow(ROOT / ".github/actionlint.yaml")["self-hosted-runner"]["labels"]
     labels: set[str] = set()
     for path in WORKFLOWS:
         for job in load_workflow(path)["jobs"].values():
             asked = job.get("runs-on", [])
             labels |= set(asked if isinstance(asked, list) else [asked])
     labels = {label for label in labels if not label.startswith(("ubuntu-", "${{"))}
-    assert labels - {"self-hosted", "linux", "x64"} == set(told)
+    assert labels - {"self-hosted", "linux", "x64"} == set(printed)
     assert labels == set(load_runners(ROOT / "runners")["b200"].labels)
 
 

@@ -53,7 +53,7 @@ def test_no_file_is_no_limits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda data: data["limits"][0].update(samples=[]), "/limits/0/samples: Tuple should have at least 1 item"),
         (lambda data: data["limits"][0].pop("samples"), "/limits/0/samples: Field required"),
@@ -68,13 +68,13 @@ def test_no_file_is_no_limits(tmp_path):
         (lambda data: data.update(runner="b200"), "/runner: says 'b200'"),
     ],
 )
-def test_a_wrong_file_is_an_error_with_a_pointer(tmp_path, change, said):
+def test_a_wrong_file_is_an_error_with_a_pointer(tmp_path, change, message):
     data = measured()
     change(data)
     put(tmp_path, data)
     with pytest.raises(InvalidCaseError) as caught:
         load_limits(tmp_path, "cpu", "one")
-    assert said in caught.value.message
+    assert message in caught.value.message
     assert caught.value.place.endswith("cpu/one.json")
 
 

@@ -198,8 +198,8 @@ def test_a_fault_that_any_metric_finds_is_found() -> None:
     by_fault = {control.fault: control for control in control_results([*limits])}
     runs = {name: (c.strength_50, c.strength_95, c.metrics) for name, c in by_fault.items()}
     assert runs == {"swap": (0.5, 0.5, ("mad",)), "order": (1.0, 1.0, ("frame_order",)), "none": (None, None, ())}
-    said = notes(limits, tuple(by_fault.values()))
-    assert any("cannot see, even at full strength: none" in note for note in said)
+    message = notes(limits, tuple(by_fault.values()))
+    assert any("cannot see, even at full strength: none" in note for note in message)
 
 
 def test_what_loosening_makes_undetectable() -> None:

@@ -122,7 +122,7 @@ def test_a_healthy_machine_is_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "name", "said"),
+    ("changes", "name", "message"),
     [
         ({"nvmlDeviceGetCudaComputeCapability": (10, 3)}, "device", "compute capability 10.3"),
         ({"nvmlSystemGetDriverVersion": "565.57.01"}, "driver", "565.57.01"),
@@ -146,18 +146,18 @@ def test_a_healthy_machine_is_fit() -> None:
         ),
     ],
 )
-def test_what_is_unfit(changes: dict[str, Any], name: str, said: str) -> None:
+def test_what_is_unfit(changes: dict[str, Any], name: str, message: str) -> None:
     found = look(FakeNvml(**changes))
     check = the(found, name)
     assert check.state == "unfit"
-    assert said in check.message
+    assert message in check.message
     assert check.remedy
     assert check.device == ("" if name == "driver" else "GPU-1")
     assert found.exit_code == 18
     with pytest.raises(InfraError) as refused:
         require_fit(found)
     assert refused.value.kind == "device"
-    assert said in refused.value.message
+    assert message in refused.value.message
 
 
 @pytest.mark.parametrize(

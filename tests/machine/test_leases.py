@@ -63,13 +63,13 @@ def test_two_leases_are_two_gpus_and_a_third_is_refused_with_the_holders_named(t
 def test_a_lease_is_waited_for(tmp_path: Path, gpus: Gpus) -> None:
     import threading
 
-    said: list[str] = []
+    message: list[str] = []
     held = acquire(gpus(1), 0, folder=tmp_path)
     threading.Timer(0.3, held.release).start()
-    with acquire(gpus(1), 30, folder=tmp_path, on_wait=said.append) as lease:
+    with acquire(gpus(1), 30, folder=tmp_path, on_wait=message.append) as lease:
         assert lease.device.uuid == "FAKE-0"
-    assert len(said) == 1
-    assert said[0].startswith("waiting for a GPU: FAKE-0 by process")
+    assert len(message) == 1
+    assert message[0].startswith("waiting for a GPU: FAKE-0 by process")
 
 
 def test_the_lease_of_a_killed_process_is_recovered(tmp_path: Path, gpus: Gpus) -> None:

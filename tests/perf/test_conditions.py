@@ -118,10 +118,10 @@ def test_the_page_cache_is_what_fincore_says(tmp_path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 2 * MIB, os.POSIX_FADV_DONTNEED)
-    said = subprocess.run(
+    message = subprocess.run(
         ["fincore", "--bytes", "--noheadings", "--output", "RES", str(path)], capture_output=True, text=True, check=True
     )
-    assert resident_share((path,)) == pytest.approx(min(1, int(said.stdout) / path.stat().st_size), abs=1e-3)
+    assert resident_share((path,)) == pytest.approx(min(1, int(message.stdout) / path.stat().st_size), abs=1e-3)
 
 
 def test_weights_that_another_folder_overrides_are_not_counted(tmp_path: Path) -> None:

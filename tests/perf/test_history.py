@@ -38,10 +38,10 @@ def judged(machine: Any, count: int, slower: float, start: int) -> list[CaseReco
 def test_a_change_of_level_names_the_commits_between_which_it_lies(machine: Any) -> None:
     records = [*judged(machine, 15, 1.0, 0), *judged(machine, 10, 1.15, 15)]
     step = next(one for one in perf_series(records) if one.measure == "step")
-    ((point, said),) = step.changes()
+    ((point, message),) = step.changes()
     assert point.run == "run-015"
-    assert f"commits {14:040x}"[:20] in said
-    assert "..".join((f"{14:040x}"[:12], f"{15:040x}"[:12])) in said
+    assert f"commits {14:040x}"[:20] in message
+    assert "..".join((f"{14:040x}"[:12], f"{15:040x}"[:12])) in message
     vae = next(one for one in perf_series(records) if one.measure == "vae")
     assert vae.changes() == ()
 

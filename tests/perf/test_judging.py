@@ -70,7 +70,7 @@ def test_what_passes_by_is_within_and_told(machine: Any, file: PerfFile) -> None
 
 
 @pytest.mark.parametrize(
-    ("conditions", "said"),
+    ("conditions", "message"),
     [
         ({"throttle": ("hardware thermal slowdown",), "temperature": 88}, "slowed itself down"),
         ({"foreign": ("python (pid 7)",)}, "shared with python"),
@@ -79,12 +79,12 @@ def test_what_passes_by_is_within_and_told(machine: Any, file: PerfFile) -> None
     ],
 )
 def test_a_slow_run_on_a_disturbed_machine_is_inconclusive_with_its_reason(
-    machine: Any, file: PerfFile, conditions: dict[str, Any], said: str
+    machine: Any, file: PerfFile, conditions: dict[str, Any], message: str
 ) -> None:
     first, second = (look(machine, 1.5, conditions=conditions, ordinal=place) for place in (1, 2))
     report, judge = judged(file, first, second)
     assert report.state == "inconclusive"
-    assert said in report.message
+    assert message in report.message
     assert not any(one.gates and one.state == "slower" for one in report.comparisons)
     assert find_cause(report, judge.looks, file, None, None).name in (
         "throttled",

@@ -25,8 +25,8 @@ def test_a_control_that_was_dequantized_fails_where_the_profile_promises_the_for
         "note": "native nvfp4 refused: relative error 0.9",
         "fallback": "device",
     }
-    said = json.dumps({"modules": [wrote]})
-    project.program.write_text(f"{project.program.read_text()}\nopen(sys.argv[3], 'w').write({said!r})\n")
+    message = json.dumps({"modules": [wrote]})
+    project.program.write_text(f"{project.program.read_text()}\nopen(sys.argv[3], 'w').write({message!r})\n")
     project.cases(
         "  golden: {}\n  control:\n    golden_of: golden\n    inspection: report\n"
         "    expect: regression:native_path_not_run\n    quantization: {transformer: nvfp4}\n"

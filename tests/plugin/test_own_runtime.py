@@ -60,11 +60,11 @@ def test_a_crash_shows_its_last_words_and_an_edited_program_is_what_changed(acce
     assert record.verdict.outcome is Outcome.PASS
     assert [change.field for change in record.changes] == ["program.program.py"]
     accepted.program.write_text(text + "\nprint('to stdout')\nraise SystemExit('kernels/a.cu: no such image')\n")
-    told = accepted.pytest("cases", "--runner", "cpu", "--run-id", "third")
+    printed = accepted.pytest("cases", "--runner", "cpu", "--run-id", "third")
     crash = accepted.records("third")["one"]
     assert crash.verdict.outcome is Outcome.INFRA
     assert "ended with exit status 1; its stderr ends: kernels/a.cu: no such image" in crash.verdict.summary
-    assert "kernels/a.cu: no such image" in told.stdout
+    assert "kernels/a.cu: no such image" in printed.stdout
     (finding,) = crash.verdict.findings
     assert (finding.data["stdout"], finding.data["stderr"]) == ("to stdout", "kernels/a.cu: no such image")
     page = (accepted.root / "runs" / "third" / "report" / "cases" / "one.html").read_text()

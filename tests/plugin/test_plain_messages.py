@@ -34,8 +34,8 @@ def test_a_tab_is_named(tmp_path: Path) -> None:
 
 
 def test_a_tab_that_is_no_indent_is_not_blamed(tmp_path: Path) -> None:
-    (said,) = problems(tmp_path, 'cases:\n  a: "x\t\n')
-    assert "tab indents" not in said
+    (message,) = problems(tmp_path, 'cases:\n  a: "x\t\n')
+    assert "tab indents" not in message
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_tab_that_is_no_indent_is_not_blamed(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_type_is_told_in_the_words_of_yaml(tmp_path: Path, field: str, sentence: str) -> None:
-    assert any(said.endswith(sentence) for said in problems(tmp_path, f"cases:\n  a:\n    {field}\n"))
+    assert any(message.endswith(sentence) for message in problems(tmp_path, f"cases:\n  a:\n    {field}\n"))
 
 
 def test_a_missing_field_of_a_runner_is_told_of_the_runners_file(tmp_path: Path) -> None:

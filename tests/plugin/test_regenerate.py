@@ -133,10 +133,10 @@ def test_runs_that_are_not_whole_are_run_again(measured: Any) -> None:
     runs = measured.root / "runs" / "again"
     (runs / "none" / "one" / "origin.json").unlink()
     (runs / "threads-2" / "one" / "clip.safetensors").write_bytes(b"\0" * 9)
-    said = placed(measured).stdout
-    assert "one: none is run again: its record is incomplete, or does not state its origin" in said
-    assert "one: threads-2 is run again: its frames cannot be read" in said
-    assert said.count("is run again") == 2
+    message = placed(measured).stdout
+    assert "one: none is run again: its record is incomplete, or does not state its origin" in message
+    assert "one: threads-2 is run again: its frames cannot be read" in message
+    assert message.count("is run again") == 2
 
 
 @pytest.mark.slow

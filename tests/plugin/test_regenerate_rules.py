@@ -161,18 +161,18 @@ def check(project: Any) -> tuple[int, str]:
 
 def test_the_check_is_green_after_regeneration_and_names_every_disorder(measured: Any, quick: tuple[str, ...]) -> None:
     assert regenerate(measured, *quick, *AGAIN).returncode == 0
-    code, said = check(measured)
-    assert (code, "1 cases with goldens and limits, 0 faults" in said) == (0, True), said
+    code, message = check(measured)
+    assert (code, "1 cases with goldens and limits, 0 faults" in message) == (0, True), message
     path = measured.root / "thresholds" / "cpu" / "one.json"
     text = path.read_text()
     file = limits(measured)
 
     def edited(**changes: Any) -> str:
         path.write_text(file.model_copy(update=changes).to_json())
-        code, said = check(measured)
+        code, message = check(measured)
         path.write_text(text)
-        assert code == MISSING, said
-        return said
+        assert code == MISSING, message
+        return message
 
     assert "the limits are of golden bbbb" in edited(golden_digest="b" * 64)
     assert "the limits are of identity cccc" in edited(identity_digest="c" * 64)
@@ -192,20 +192,20 @@ def test_the_check_is_green_after_regeneration_and_names_every_disorder(measured
     path.write_text(text)
 
     path.rename(path.with_name("gone.json"))
-    code, said = check(measured)
+    code, message = check(measured)
     assert code == MISSING
-    assert "a golden and no limits" in said
-    assert "cpu/gone: limits of no case" in said
+    assert "a golden and no limits" in message
+    assert "cpu/gone: limits of no case" in message
     path.with_name("gone.json").rename(path)
 
     measured.cases("  one: {sampling: {seed: 4}}\n")
     assert "asks something else since its golden was made: sampling.seed" in check(measured)[1]
     waiver = "{expect: 'regression:mad_above_limit', owner: a, reason: r, issue: 'https://x/1', expires: 2020-01-01}"
     measured.cases(f"  one: {{waiver: {waiver}}}\n  two: {{}}\n")
-    code, said = check(measured)
+    code, message = check(measured)
     assert code == MISSING
-    assert "the waiver of a ended on 2020-01-01" in said
-    assert "fault: cpu/two: not measured yet" in said
+    assert "the waiver of a ended on 2020-01-01" in message
+    assert "fault: cpu/two: not measured yet" in message
     measured.cases("  one: {}\n  two: {backend: sglang, command: [], runtime: sglang==0.5.23}\n")
     assert "note: cpu/two: not measured yet" in check(measured)[1]
     measured.cases("  one: {}\n")
@@ -223,8 +223,8 @@ def test_case_files_are_the_same_for_every_command(measured: Any, quick: tuple[s
     measured.cases("  one: {}\n", "sub/a.yaml")
     measured.cases("  two: {sampling: {seed: 1}}\n", "sub/b.yml")
     assert regenerate(measured, *quick, *AGAIN).returncode == 0
-    code, said = check(measured)
-    assert (code, "2 cases with goldens and limits, 0 faults" in said) == (0, True), said
+    code, message = check(measured)
+    assert (code, "2 cases with goldens and limits, 0 faults" in message) == (0, True), message
     same = measured.quantgate("bisect", "one", "--runner", "cpu")
     assert "do not differ" in same.stderr
     tried = measured.quantgate("try", "two", "--model", "./model", "--runner", "cpu")

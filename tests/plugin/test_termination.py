@@ -18,8 +18,8 @@ VALUE = "hunter2-value"
 
 def _hanging(project: Any) -> None:
     text = project.program.read_text()
-    said = "print('token', os.environ['QUANTGATE_TOKEN'], flush=True); open('said', 'w').close(); time.sleep(600)"
-    project.program.write_text(text.replace("time.sleep(600)", said))
+    message = "print('token', os.environ['QUANTGATE_TOKEN'], flush=True); open('said', 'w').close(); time.sleep(600)"
+    project.program.write_text(text.replace("time.sleep(600)", message))
     project.cases("  one: {pass_env: [QUANTGATE_TOKEN], sampling: {prompt: hang}, timeouts: {generate: 100}}\n")
 
 

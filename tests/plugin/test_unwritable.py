@@ -18,19 +18,19 @@ harness.{module}.{name} = broken
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "said"),
+    ("module", "name", "message"),
     [
         ("report.render", "render_run", "the report could not be written: [Errno 28]"),
         ("plugin.terminal", "note_times", "the times of this run could not be written: [Errno 28]"),
     ],
 )
-def test_the_exit_code_stays_that_of_the_verdict(project: Any, module: str, name: str, said: str) -> None:
+def test_the_exit_code_stays_that_of_the_verdict(project: Any, module: str, name: str, message: str) -> None:
     project.cases("  one: {}\n")
     (project.root / "conftest.py").write_text(BREAK.format(module=module, name=name))
     done = project.pytest("--run-id", "r")
     assert done.returncode == MISSING, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    assert done.stdout.count(said) == 1
+    assert done.stdout.count(message) == 1
     assert "1 golden_missing" in done.stdout
 
 

@@ -57,7 +57,7 @@ def test_a_clip_is_written_through_such_a_file_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("environ", "message"),
     [
         ({}, ""),
         ({"CI": "false", "HOME": "/"}, ""),
@@ -75,8 +75,8 @@ def test_a_clip_is_written_through_such_a_file_too(tmp_path: Path) -> None:
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "SLURM_JOB_ID": "7"}, ""),
     ],
 )
-def test_a_ci_job_is_recognised_without_the_variable_ci(environ: dict[str, str], said: str) -> None:
-    assert ci_variable(environ) == said
+def test_a_ci_job_is_recognised_without_the_variable_ci(environ: dict[str, str], message: str) -> None:
+    assert ci_variable(environ) == message
 
 
 def test_the_next_command_removes_the_folder_of_a_killed_one(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_writers_at_once_lose_nothing(make: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("margins", "said"),
+    ("margins", "message"),
     [
         ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "drifting, +10.0% of the margin a run: at its limit in about 4 runs"),
         ([0.1, 0.9, 0.2, 0.8, 0.1, 0.9, 0.2], ""),
@@ -153,13 +153,13 @@ def test_writers_at_once_lose_nothing(make: ModuleType, tmp_path: Path) -> None:
     ],
 )
 def test_drift_is_said_before_the_limit_breaks(
-    make: ModuleType, tmp_path: Path, margins: list[float], said: str
+    make: ModuleType, tmp_path: Path, margins: list[float], message: str
 ) -> None:
     with open_history(tmp_path / "h.sqlite") as history:
         history.add(series(make, margins))
         points = history.points("case", "mad")
     assert all(point.passed for point in points)
-    assert sentence(drift(points)) == said
+    assert sentence(drift(points)) == message
 
 
 def test_a_new_golden_starts_a_new_series(make: ModuleType, tmp_path: Path) -> None:

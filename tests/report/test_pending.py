@@ -52,11 +52,11 @@ def test_a_first_candidate_and_then_one_against_its_golden(make: ModuleType, tmp
     run = load_pending(workspace.pending_root)
     entry = run.entries[0]
     assert entry.artifact("golden") is not None
-    said = accepting(entry.record, entry.candidate)
-    assert said is not None
-    assert any(done.digest[:12] in sentence for sentence in said.sentences)
-    assert any("carried over" in sentence for sentence in said.sentences)
-    assert said.accept.line.startswith("quantgate accept moved --runner cpu --reason")
+    message = accepting(entry.record, entry.candidate)
+    assert message is not None
+    assert any(done.digest[:12] in sentence for sentence in message.sentences)
+    assert any("carried over" in sentence for sentence in message.sentences)
+    assert message.accept.line.startswith("quantgate accept moved --runner cpu --reason")
 
     index = Path(report(workspace.pending_root))
     assert index == tmp_path / ".quantgate" / "report" / "index.html"
@@ -70,9 +70,9 @@ def test_another_configuration_loses_its_limits(make: ModuleType, tmp_path: Path
     changes = (FieldChange(identity_class="weights", field="commit", golden="1", run="2"),)
     leave_one(make, tmp_path, make.drawn_clip(3), golden="ab" * 32, changes=changes)
     entry = load_run(tmp_path / "runs" / "r1").entries[0]
-    said = accepting(entry.record, entry.candidate)
-    assert said is not None
-    assert any("limits are removed" in sentence and "weights" in sentence for sentence in said.sentences)
+    message = accepting(entry.record, entry.candidate)
+    assert message is not None
+    assert any("limits are removed" in sentence and "weights" in sentence for sentence in message.sentences)
 
 
 def test_a_case_that_left_nothing_offers_nothing(make: ModuleType) -> None:

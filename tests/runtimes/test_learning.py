@@ -95,10 +95,10 @@ def test_a_reader_that_dies_over_a_checkpoint_is_started_again(tmp_path: Path, m
     reader.write_text(READER, encoding="utf-8")
     monkeypatch.setattr(learn, "READER", reader)
     kinds = [kind for kind in all_kinds() if kind.name in ("fp8_scale_one", "fp8_undeclared", "fp8_nested")]
-    said: list[str] = []
-    answers = ask(Environment(parse_runtime("sglang==0.5.23"), HERE, "runner"), kinds, said.append)
+    message: list[str] = []
+    answers = ask(Environment(parse_runtime("sglang==0.5.23"), HERE, "runner"), kinds, message.append)
     assert [row.outcome for row in answers.rows] == ["refused"] * 3
-    assert sum("starting" in line for line in said) == 2
+    assert sum("starting" in line for line in message) == 2
 
 
 def test_a_runtime_that_cannot_be_imported_is_infra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

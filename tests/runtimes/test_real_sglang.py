@@ -111,7 +111,7 @@ def test_probes_are_recorded_and_answered_under_the_checkpoints_names(engine: An
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("scheduler", {"flow_shift": 3.0}, "flow_shift 12"),
         ("sampling", {"max_sequence_length": 64}, "512 tokens"),
@@ -119,11 +119,11 @@ def test_probes_are_recorded_and_answered_under_the_checkpoints_names(engine: An
     ],
 )
 def test_what_sglang_would_ignore_or_change_is_refused(
-    engine: Any, tmp_path: Path, field: str, value: dict[str, Any], said: str
+    engine: Any, tmp_path: Path, field: str, value: dict[str, Any], message: str
 ) -> None:
     owner, case = engine
     changed = getattr(case, field).model_copy(update=value)
-    with pytest.raises(InvalidCaseError, match=said):
+    with pytest.raises(InvalidCaseError, match=message):
         owner.generate(case.model_copy(update={field: changed}), tmp_path)
     assert owner.alive
 
@@ -234,19 +234,19 @@ def _quantgate(project: Path, *arguments: str) -> tuple[int, str]:
 
 def test_try_names_the_default_that_another_version_has(project: Path) -> None:
     python_of("sglang==0.5.12.post1")
-    code, said = _quantgate(project, "try", "incident_sglang_export_new", "--runtime", "sglang==0.5.12.post1")
-    assert code == 10, said
-    assert "the candidate is UNSAFE" in said
-    assert "nvfp4.swap_weight_nibbles.default: false -> true" in said
-    assert "git apply" not in said
+    code, message = _quantgate(project, "try", "incident_sglang_export_new", "--runtime", "sglang==0.5.12.post1")
+    assert code == 10, message
+    assert "the candidate is UNSAFE" in message
+    assert "nvfp4.swap_weight_nibbles.default: false -> true" in message
+    assert "git apply" not in message
 
 
 def test_bisect_finds_the_runtime_and_the_request(project: Path) -> None:
     python_of("sglang==0.5.13")
-    code, said = _quantgate(project, "bisect", "incident_sglang_export_new", "incident_sglang_export_old")
-    assert code == 0, said
-    assert said.endswith('red because of:\n  runtime: "sglang==0.5.13" -> "sglang==0.5.12.post1"\n')
+    code, message = _quantgate(project, "bisect", "incident_sglang_export_new", "incident_sglang_export_old")
+    assert code == 0, message
+    assert message.endswith('red because of:\n  runtime: "sglang==0.5.13" -> "sglang==0.5.12.post1"\n')
     changes = ("--set", "sampling.seed=1", "--set", "timeouts.load=900", "--set", "sampling.fps=8")
-    code, said = _quantgate(project, "bisect", "incident_sglang_bf16", *changes)
-    assert code == 0, said
-    assert said.endswith("red because of:\n  sampling.seed: 0 -> 1\n")
+    code, message = _quantgate(project, "bisect", "incident_sglang_bf16", *changes)
+    assert code == 0, message
+    assert message.endswith("red because of:\n  sampling.seed: 0 -> 1\n")

@@ -149,8 +149,8 @@ class Handler(BaseHTTPRequestHandler):
         fields = self._fields()
         if fields is None:
             return self._answer(415, {"detail": "multipart/form-data is needed"})
-        if said := problem(self.dialect, fields):
-            return self._answer(422, {"detail": said})
+        if message := problem(self.dialect, fields):
+            return self._answer(422, {"detail": message})
         if self.fault == "busy":
             return self._answer(503, {"detail": "engine dead"})
         if self.fault == "dies":

@@ -114,13 +114,13 @@ def test_a_made_folder_stays_and_one_of_another_size_is_replaced(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("width", "layers", "said"), [(200, 6, "nearest is 192"), (576, 6, "nearest"), (192, 5, "6 layers")]
+    ("width", "layers", "message"), [(200, 6, "nearest is 192"), (576, 6, "nearest"), (192, 5, "6 layers")]
 )
 def test_sizes_that_cannot_be_made_are_told_in_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], width: int, layers: int, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], width: int, layers: int, message: str
 ) -> None:
     assert main(["--out", str(tmp_path), "--width", str(width), "--layers", str(layers), "base"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_no_room_on_the_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:

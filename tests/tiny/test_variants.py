@@ -64,9 +64,9 @@ def test_a_widened_expert_says_what_the_text_to_video_expert_says() -> None:
     text = torch.randn(1, 16, 128, generator=generator)
     for name, expert in initial_experts(whole).items():
         with torch.no_grad():
-            said = expert(hidden, torch.tensor([700.0]), text).sample
+            message = expert(hidden, torch.tensor([700.0]), text).sample
             expected = load_expert(name)(hidden[:, :16], torch.tensor([700.0]), text).sample
-        torch.testing.assert_close(said, expected)
+        torch.testing.assert_close(message, expected)
 
 
 def test_smaller_experts_keep_the_strongest_channels_and_the_blocks_in_order() -> None:

@@ -83,8 +83,8 @@ def test_a_runtime_that_reads_otherwise_is_said() -> None:
 @pytest.mark.parametrize(("runtime", "bad"), [("sglang==0.5.12.post1", 1), ("sglang==0.5.13", 0), ("", 0)])
 def test_a_scheduler_that_the_candidates_runtime_refuses_is_unsafe(runtime: str, bad: int) -> None:
     found = findings()
-    told = {"message": "takes no shift_terminal", "contract": "sglang==0.5.12.post1"}
-    warning = InspectionFinding.model_validate({"code": "scheduler_refused", "severity": "warning", **told})
+    printed = {"message": "takes no shift_terminal", "contract": "sglang==0.5.12.post1"}
+    warning = InspectionFinding.model_validate({"code": "scheduler_refused", "severity": "warning", **printed})
     trying._inspected(report(findings=(warning,)), found, runtime)
     assert len(found.bad) == bad
 

@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.definitions.case import Case, Server
+from harness.definitions.program import filled
 from harness.engine.backend import Emit, Method
 from harness.engine.backends.checkpoint_view import CheckpointView
 from harness.engine.failures import kind_of
@@ -124,7 +125,7 @@ class OpenaiVideoBackend:
             "{device}": device,
             **{f"{{{role}}}": str(path) for role, path in folder.items()},
         }
-        arguments = [_filled(part, places) for part in self._server.command]
+        arguments = [filled(part, places) for part in self._server.command]
         if shutil.which(arguments[0]) is None:
             raise InvalidCaseError(f"there is no program {arguments[0]!r}", place=case.id, remedy="install it")
         self._url = f"http://127.0.0.1:{port}"
@@ -444,9 +445,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _filled(argument: str, places: Mapping[str, str]) -> str:
-    for placeholder, text in places.items():
-        argument = argument.replace(placeholder, text)
-    return argument

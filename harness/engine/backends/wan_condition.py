@@ -94,6 +94,7 @@ class ConditionWatch:
         grey = [index for index in range(video.shape[2]) if index not in {places[role] for role in self._pictures}]
         self._others = finite(float(video[0, :, grey].float().square().mean().sqrt())) if grey else 0.0
         distribution: Any = getattr(answer, "latent_dist", answer[0] if isinstance(answer, tuple) else answer)
+        # Wan's pipelines condition on the mode, which needs no random numbers
         mode = distribution.mode() if hasattr(distribution, "mode") else None
         if isinstance(mode, torch.Tensor):
             self._mode = mode[0].detach().double().cpu()

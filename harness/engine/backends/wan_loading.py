@@ -80,9 +80,11 @@ def load_pipeline(
     parts["text_encoder"] = load_component(root, index, "text_encoder", DTYPES[case.precision.text_encoder])
     for name in ("tokenizer", "scheduler"):
         parts[name] = _load_plain(root, index, name)
+    # `_model_index` lets only the names of `PIPELINES` pass
     kind: Any = getattr(diffusers, index["_class_name"])
     pipe = kind.from_pretrained(str(root), **parts, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
+    # the case states where the experts switch, whatever the repository states
     pipe.register_to_config(boundary_ratio=case.scheduler.boundary_ratio if "transformer_2" in present else None)
     if case.execution.offload == "model" and device.type == "cuda":
         pipe.enable_model_cpu_offload(device=device)
@@ -140,6 +142,7 @@ def _load_error(name: str, folder: Path, error: Exception) -> QuantgateError:
     short = shortage(error, f"{name} could not be loaded", str(folder))
     if short is not None:
         return short
+    # the library's message rarely names the file that it could not parse
     broken = next((path for path in sorted(folder.glob("*.json")) if not _is_json(path)), folder)
     return CheckpointFaultError(f"{name} cannot be loaded: {error}", place=str(broken), code="component_broken")
 
@@ -265,6 +268,7 @@ def apply(execution: Execution) -> None:
     a flag would only promise it.
     """
     torch.set_num_threads(execution.threads)
+    # torch refuses to set this number twice, and a second load comes here again
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
     torch.backends.cuda.matmul.allow_tf32 = execution.tf32

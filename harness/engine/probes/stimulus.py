@@ -14,7 +14,7 @@ ROWS = 8
 """Rows of the signal."""
 WIDTH = 64
 SEED = 0x51_7E_7C_4A_11_0D_1F_37
-"""Width and seed as in ``harness.engine.sketch``, which needs torch and so is not imported."""
+"""Width and seed of the sketches, also of those in ``harness.engine.sketch``, which needs torch."""
 _RMS = float(np.sqrt(np.mean((1.0 + np.arange(16) / 16.0) ** 2)))
 
 

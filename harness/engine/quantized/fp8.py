@@ -38,6 +38,7 @@ def quantize(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 def dynamic_scale(x: torch.Tensor) -> torch.Tensor:
     """Return ``amax / 448``, float32 []: the activation scale for an export that stores none."""
+    # the floor keeps an all-zero activation from a division by zero
     return x.detach().abs().amax().to(torch.float32).clamp(min=1e-12) / E4M3_MAX
 
 

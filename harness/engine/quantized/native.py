@@ -94,6 +94,7 @@ def _check(form: str, device: torch.device, product: ScaledMM, tokens: int, rows
     # fixed seed: the decision must be the same in every process
     generator = torch.Generator("cpu").manual_seed(20260101)
     x = torch.randn(tokens, columns, generator=generator).to(device)
+    # rows of different size: an error in a small row must not hide behind large ones
     sizes = torch.logspace(-2, 1, rows).unsqueeze(1)
     weight = (torch.randn(rows, columns, generator=generator) * sizes).to(device)
     native, dequantized = linear_class(form).self_check(weight, x, product)

@@ -86,6 +86,7 @@ def _quantize(x: torch.Tensor, global_scale: torch.Tensor) -> tuple[torch.Tensor
     blocks = x.to(torch.float32).reshape(x.shape[0], -1, BLOCK)
     amax = blocks.abs().amax(dim=-1)
     raw = (amax / (E2M1_MAX * global_scale)).clamp(E4M3_TINY, E4M3_MAX)
+    # an all-zero block may have any scale; 1 keeps the division below finite
     scale = torch.where(amax == 0, torch.ones_like(raw), raw).to(torch.float8_e4m3fn)
     scaled = blocks / (scale.to(torch.float32) * global_scale).unsqueeze(-1)
     bounds = torch.tensor(_MIDPOINTS, device=x.device)
@@ -161,6 +162,7 @@ def matmul(
         scale_b=swizzled_scale.flatten(),
         out_dtype=torch.bfloat16,
     )
+    # the outer scales are one number each, so they can multiply the sums in place of the operands
     return (result.to(torch.float32) * (input_scale * weight_scale_2)).to(torch.bfloat16)
 
 
@@ -246,6 +248,7 @@ class Nvfp4Linear(QuantizedLinear):
     def _native(self, x: torch.Tensor, product: ScaledMM) -> torch.Tensor:
         if self.input_scale is None:
             raise RuntimeError("no input_scale")
+        # swizzled once per device, and not at every call
         if self._swizzled is None or self._swizzled.device != self.weight_scale.device:
             self._swizzled = swizzle(self.weight_scale)
         return matmul(x, self.weight, self._swizzled, self.weight_scale_2, self.input_scale, product)

@@ -36,6 +36,7 @@ def excluded_rows(context: Context) -> Iterator[InspectionFinding]:
         if holds_other(context, expert) or other_base(context, expert):
             continue  # the other expert's tensors: expert_identity names it
         if swapped:
+            # the halves of modulation tensors are shift and scale, which some converters store the other way round
             adaln = [item for item in swapped if any(word in item.tensor for word in MODULATION)]
             code = "adaln_halves_swapped" if adaln else "halves_swapped"
             first = (adaln or swapped)[0]
@@ -93,6 +94,7 @@ def _other_values(context: Context, expert: str, moved: list[Compared]) -> tuple
         if not module.quantized and name.startswith("blocks.")
     }
     far = sorted(item.relative_error for item in moved if item.tensor in plain)
+    # few Linears prove nothing about the weights as a whole
     if len(far) < 8 or len(far) * 2 <= len(plain):
         return "were not quantized and still differ from the base", ""
     text = (
@@ -112,7 +114,7 @@ def _excluded_finding(
         expert,
         f"{listed(names)} {text}.",
         tensors=names,
-        first=first.tensor,
+        tensor=first.tensor,
         next_command=next_command,
         cosine=first.cosine,
         relative_error=first.relative_error,
@@ -135,15 +137,15 @@ def exchanged_linears(context: Context) -> Iterator[InspectionFinding]:
             continue
         names = sorted(holds)
         pairs = [f"{name} holds {holds[name]}" for name in names]
-        yield finding(
-            "fault",
+        yield about(
             "linears_exchanged",
-            f"{expert}: {len(names)} Linears hold the weights of other Linears of the base ({listed(pairs)}): the "
+            expert,
+            f"{len(names)} Linears hold the weights of other Linears of the base ({listed(pairs)}): the "
             "weights are right and stand under wrong names.",
-            expert=expert,
             module=names[0],
-            evidence={"holds": dict(list(holds.items())[:20]), "count": len(names)},
             next_command="correct the converter's map of names, and convert again",
+            holds=dict(list(holds.items())[:20]),
+            count=len(names),
         )
 
 

@@ -40,6 +40,7 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
                 modules=len(quantized),
                 stored=stored,
             )
+        # a declaration of both experts may be meant for the other one only
         elsewhere = declared.shared and any(context.quantized(other) for other in context.experts)
         if declared.declared and modules and not quantized and not elsewhere:
             yield finding(
@@ -176,6 +177,7 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
                 f"{listed(carried)} are carried along from elsewhere, unquantized, and not in the ignore list.",
                 linears=carried,
             )
+        # a pattern may name a Linear or any other module, so both kinds of names are tried
         idle = [
             pattern
             for pattern in declared.ignore

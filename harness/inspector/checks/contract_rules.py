@@ -165,17 +165,18 @@ def _loaded_otherwise(expert: str, runtime: Resolved, stored: frozenset[str]) ->
         more, fewer = sorted(prediction.quantized - stored), sorted(stored - prediction.quantized)
         parts = [f"quantizes {len(more)} that are stored in full precision ({listed(more)})"] if more else []
         parts += [f"leaves {len(fewer)} stored quantized ones unquantized ({listed(fewer)})"] if fewer else []
-        yield finding(
-            "fault",
+        yield about(
             "scope_differs",
-            f"{expert}: {name} runs {len(prediction.quantized)} Linears quantized and {len(stored)} are stored so: it "
+            expert,
+            f"{name} runs {len(prediction.quantized)} Linears quantized and {len(stored)} are stored so: it "
             f"{' and '.join(parts)}. Its ignore list is `*` globs over its own module names, each matched whole.",
-            expert=expert,
             module=(more or fewer)[0],
             contract=name,
-            evidence={"more": more[:20], "fewer": fewer[:20]},
             next_command="write the ignore list as globs such as blocks.0*, condition_embedder*, proj_out",
+            more=more[:20],
+            fewer=fewer[:20],
         )
+    # of Linears that are stored quantized only: for the others a scale of 1 is right
     ones = sorted(prediction.scale_of_one & stored)
     if ones:
         yield about(

@@ -137,6 +137,7 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
                 or shift_of(item.fit.best)
             ):
                 continue  # each Linear says whether it is rotated: ComfyUI rotates those whose width allows it
+            # only proven readings count: a Linear in doubt makes no second convention
             if item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine:
                 by_format.setdefault(item.module.format, Counter())[item.fit.best] += 1
         yield from _contradicted(context, expert, measured, states)
@@ -164,7 +165,7 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
                 f"beyond doubt, nor clearly others{_distance(unclear, measured)}.",
                 linears=unclear,
                 severity="inconclusive",
-                first=worst,
+                module=worst,
                 next_command=(
                     "name the base that was used (base: in the case), or compare with another export: "
                     "quantgate inspect A --against B"
@@ -229,6 +230,7 @@ def _contradicted(
     for code, names in groups.items():
         item = measured[names[0]]
         declared = declared_of(context, expert, item)
+        # if a runtime is named, `contracts` reports who misreads the bytes, and the declaration is a hint
         soft = code in PARTS and states_runtime
         yield about(
             code,
@@ -325,6 +327,7 @@ def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Itera
             continue  # weight_values names NaN, which spoil their rows under every reading
         rows = bad_rows(fit)
         scaled = fit.local >= OWN_CODES and fit.scores[fit.best].cosine < gate_of(item).unrelated
+        # with half of the rows off, the reading of the whole tensor is wrong, which `_contradicted` names
         if not rows or len(rows) * 2 >= len(item.rows) or _broken_scales(context, expert, item) or scaled:
             continue
         scores = {reading: float(sums.row_cosine()[rows].min()) for reading, sums in fit.sums.items()}
@@ -344,7 +347,7 @@ def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Itera
             expert,
             f"rows {listed([str(row) for row in numbers])} of {first}{more} {text}, unlike the other rows.",
             linears=list(names),
-            first=first,
+            module=first,
             rows=numbers[:50],
             cosine=scores,
             tensor=best,

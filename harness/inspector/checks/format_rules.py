@@ -12,7 +12,7 @@ from harness.formats.other_weights import FACTORS
 from harness.formats.registry import title_of
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
-from harness.inspector.findings import about, finding
+from harness.inspector.findings import about
 from harness.records.inspection import InspectionFinding
 from harness.text import listed
 
@@ -58,12 +58,11 @@ def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
             )
         elif naming.dialect == "wan" and component.config.get("_class_name") == "WanTransformer3DModel":
             first = next(old for old, new in sorted(naming.names.items()) if old != new)
-            yield finding(
-                "fault",
+            yield about(
                 "names_of_another_dialect",
-                f"{expert}: config.json is Diffusers', and the tensors carry Wan's original names ({first} for "
+                expert,
+                f"config.json is Diffusers', and the tensors carry Wan's original names ({first} for "
                 f"{naming.names[first]}): Diffusers loads none of them and leaves the transformer uninitialised.",
-                expert=expert,
                 tensor=first,
                 next_command="convert the names: diffusers scripts/convert_wan_to_diffusers.py",
             )
@@ -112,14 +111,15 @@ def adapters(context: Context) -> Iterator[InspectionFinding]:
                 f"{len(factors)} factors of adapters (LoRA) lie beside the weights and were not merged into them "
                 f"({listed(factors)}): a loader that ignores them runs the model without the adapter"
             )
-        yield finding(
-            "fault" if wrapped else "warning",
+        yield about(
             "adapters_unmerged",
-            f"{expert}: {text}. The weights are checked, the factors are not.",
-            expert=expert,
+            expert,
+            f"{text}. The weights are checked, the factors are not.",
+            severity="fault" if wrapped else "warning",
             tensor=(wrapped or factors)[0],
-            evidence={"factors": len(factors), "wrapped": wrapped[:20]},
             next_command="merge the adapter where it was made (fuse_lora, unload_lora_weights), and save again",
+            factors=len(factors),
+            wrapped=wrapped[:20],
         )
 
 
@@ -174,15 +174,14 @@ def patch_embedding(context: Context) -> Iterator[InspectionFinding]:
             continue
         if not any("attn1.to_q.weight" in name for name in component.tensors):
             continue
-        yield finding(
-            "fault",
+        yield about(
             "shape_differs",
-            f"{expert}: patch_embedding.weight has the shape {list(entry.shape)}, and a Wan transformer's is a "
+            expert,
+            f"patch_embedding.weight has the shape {list(entry.shape)}, and a Wan transformer's is a "
             "convolution of five axes: it was flattened, and its shape is not stored beside it.",
-            expert=expert,
             tensor="patch_embedding.weight",
-            evidence={"shape": list(entry.shape)},
             next_command="convert again with a program that stores comfy.gguf.orig_shape.patch_embedding.weight",
+            shape=list(entry.shape),
         )
 
 
@@ -215,6 +214,7 @@ def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
         absent += [
             f"blocks.{number}.{name}" for number, present in sorted(blocks.items()) for name in sorted(every - present)
         ]
+        # if more than half is absent, it is another model and no damaged one
         if absent and len(absent) <= len(every) * len(blocks) // 2:
             yield about(
                 "tensor_missing",
@@ -229,6 +229,7 @@ def cast_candidates(context: Context, expert: str) -> set[str]:
     """Return the FP8 Linears of a file set that has and declares no scale: they were cast, or lost their scales."""
     component, quantized = context.experts[expert], context.quantized(expert)
     eight = {name: module for name, module in quantized.items() if module.format == "fp8"}
+    # a single scale shows that the writer scales: then no Linear is a plain cast
     if any(item.scale is not None or item.input_scale is not None for item in eight.values()):
         return set()
     declared = component.declaration

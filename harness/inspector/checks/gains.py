@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from harness.inspector.checks.encoding import own_related
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.explain import FACTORS, Explained, Reason, distance_of, explain
-from harness.inspector.findings import about, finding
+from harness.inspector.findings import about
 from harness.inspector.measure import Measured
 from harness.records.inspection import InspectionFinding
 from harness.text import listed
@@ -70,7 +71,7 @@ def _factor_finding(
         f"{listed(list(names))} decode to {size} times the base (cos {fit.scores[fit.best].cosine:.4f}): "
         f"{TEXTS[reason]}.",
         linears=list(names),
-        first=first,
+        module=first,
         gain=factors[first],
         scale=fit.scale,
         factors=dict(list(factors.items())[:20]),
@@ -89,7 +90,7 @@ def _row_finding(expert: str, names: dict[str, Explained], measured: dict[str, M
         f"rows {listed([str(number) for number in explained.rows])} of {first} decode to "
         f"{explained.factor:.4g} times the base{more}: {why}.",
         linears=list(names),
-        first=first,
+        module=first,
         rows=list(explained.rows[:50]),
         gain=explained.factor,
         factors={name: item.factor for name, item in list(names.items())[:20]},
@@ -109,39 +110,32 @@ def _code_finding(expert: str, reason: Reason, names: list[str], measured: dict[
     fit = measured[names[0]].fit
     exact = fit.exact if fit else None
     assert exact is not None  # noqa: S101 - only modules with recomputed codes come here
-    evidence = {
-        "codes": exact.codes,
-        "scales": exact.scales,
-        "unrounded": exact.unrounded,
-        "modules": names[:20],
-        "count": len(names),
-    }
+    shares: dict[str, Any] = {"codes": exact.codes, "scales": exact.scales, "unrounded": exact.unrounded}
     if reason == "scale_dtype":
-        return finding(
-            "warning",
+        return about(
             reason,
-            f"{expert}: scales of {listed(names)} have no more digits than BF16, and their codes were made with scales "
+            expert,
+            f"scales of {listed(names)} have no more digits than BF16, and their codes were made with scales "
             f"that had ({exact.unrounded * 100:.2f} % of codes fit one within 0.4 %, {exact.codes * 100:.2f} % the "
             "stored one): rounded before they were stored, they make every weight wrong by up to 0.4 %.",
-            expert=expert,
-            module=names[0],
-            evidence=evidence,
+            severity="warning",
+            linears=names,
             next_command="export again with float32 scales",
+            **shares,
         )
     text = (
         _of_other_weights(names, measured)
         if reason == "base_stale"
         else "were rounded with block scales before those were rounded to E4M3"
     )
-    return finding(
-        "fault",
+    return about(
         reason,
-        f"{expert}: codes of {listed(names)} {text} ({(1 - exact.codes) * 100:.2f} % of codes and "
+        expert,
+        f"codes of {listed(names)} {text} ({(1 - exact.codes) * 100:.2f} % of codes and "
         f"{(1 - exact.scales) * 100:.2f} % of block scales differ).",
-        expert=expert,
-        module=names[0],
-        evidence=evidence,
+        linears=names,
         next_command="export again from the case's base, or name the base that was used (base: in the case)",
+        **shares,
     )
 
 

@@ -181,6 +181,7 @@ def casts(context: Context) -> Iterator[InspectionFinding]:
         measured = {name: item for name, item in context.measured.get(expert, {}).items() if name in names}
         large = sorted(name for name, item in measured.items() if item.largest > LARGEST_WEIGHT)
         off = sorted(name for name, item in measured.items() if _wrong_size(item))
+        # codes that are weights stay small and decode with gain 1; others were divided by a scale
         if large or off:
             worst = (off or large)[0]
             yield _absent(
@@ -232,6 +233,7 @@ def leftovers(context: Context) -> Iterator[InspectionFinding]:
             stem = name[: match.start()] if match else name.rpartition(".")[0]
             if stem not in stems:
                 orphans.append(name)
+            # a marker beside an unquantized weight multiplies nothing
             elif name.endswith(".comfy_quant"):
                 continue
             elif stem in modules and not modules[stem].quantized and name.endswith(WEIGHT_SCALES):
@@ -367,7 +369,7 @@ def shapes_and_dtypes(context: Context) -> Iterator[InspectionFinding]:
                 expert,
                 f"{len(wrong)} tensors do not have the shape that the base asks for ({listed(wrong)}).",
                 tensors=wrong,
-                first=wrong[0].split(" ")[0],
+                tensor=wrong[0].split(" ")[0],
             )
         if integers:
             yield finding(

@@ -61,7 +61,7 @@ def scalar_values(context: Context) -> Iterator[InspectionFinding]:
                 expert,
                 f"{negative[first]} ({listed(sorted(negative))}).",
                 linears=sorted(negative),
-                first=first,
+                module=first,
                 next_command="quantize again",
             )
         texts = {
@@ -72,7 +72,7 @@ def scalar_values(context: Context) -> Iterator[InspectionFinding]:
         for code, tensors in broken.items():
             if tensors:
                 yield about(
-                    code, expert, f"{listed(tensors)} {texts[code]}.", tensors=tensors, first=tensors[0].split(" ")[0]
+                    code, expert, f"{listed(tensors)} {texts[code]}.", tensors=tensors, tensor=tensors[0].split(" ")[0]
                 )
 
 
@@ -97,6 +97,7 @@ def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
                 continue
             stem = name.removesuffix("to_q")
             group = [quantized.get(f"{stem}{part}") for part in ("to_q", "to_k", "to_v")]
+            # q of a cross-attention reads another input than k and v, so no runtime fuses the three
             if "attn2" in stem:
                 group = group[1:]
             scales = {
@@ -107,14 +108,15 @@ def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
             if len(scales) > 1:
                 apart.append(stem.rstrip("."))
         if apart:
-            yield finding(
-                "warning",
+            yield about(
                 "qkv_scales_differ",
-                f"{expert}: q, k and v of {listed(apart)} have different global scales: right where they run apart, "
+                expert,
+                f"q, k and v of {listed(apart)} have different global scales: right where they run apart, "
                 "wrong in a runtime that fuses them and keeps one.",
-                expert=expert,
+                severity="warning",
                 module=apart[0],
-                evidence={"attentions": apart[:20], "count": len(apart)},
+                attentions=apart[:20],
+                count=len(apart),
             )
 
 
@@ -137,6 +139,7 @@ def qkv_input_scales(context: Context) -> Iterator[InspectionFinding]:
                     scales[f"{stem}{part}"] = values[entry.name][0]
             if len(scales) < 2:
                 continue
+            # the lower one of two: without a third scale the larger one counts as odd
             middle = sorted(scales.values())[(len(scales) - 1) // 2]
             odd = max(scales, key=lambda item: abs(math.log(scales[item] / middle)))
             ratio = max(scales.values()) / min(scales.values())
@@ -145,18 +148,19 @@ def qkv_input_scales(context: Context) -> Iterator[InspectionFinding]:
                 (far if ratio > OTHER_INPUT else near).append(text)
         for severity, texts in (("fault", far), ("warning", near)):
             if texts:
-                yield finding(
-                    "fault" if severity == "fault" else "warning",
+                yield about(
                     "input_scales_differ",
-                    f"{expert}: Linears that read the same input have different input scales ({listed(texts)}): "
+                    expert,
+                    f"Linears that read the same input have different input scales ({listed(texts)}): "
                     + (
                         "one of them was not measured on this input."
                         if severity == "fault"
                         else "right where they run apart, wrong in a runtime that fuses them and keeps one."
                     ),
-                    expert=expert,
+                    severity="fault" if severity == "fault" else "warning",
                     module=texts[0].split(".input_scale")[0],
-                    evidence={"scales": texts[:20], "count": len(texts)},
+                    scales=texts[:20],
+                    count=len(texts),
                 )
 
 
@@ -182,26 +186,29 @@ def constant_scales(context: Context) -> Iterator[InspectionFinding]:
             continue
         value = next(iter(constants.values()))
         four = any(module.spec.two_level for module in quantized.values())
+        # filled-in scales of 1 decode a cast right: nothing was divided
         if value == 1 and not four and _are_weights(context, expert, constants):
-            yield finding(
-                "warning",
+            yield about(
                 "scale_constant",
-                f"{expert}: all {len(constants)} Linears have the scale 1, and their codes have the size of weights: "
+                expert,
+                f"all {len(constants)} Linears have the scale 1, and their codes have the size of weights: "
                 "a cast to FP8 with scales for loaders that ask for them. Small weights lose digits that a measured "
                 "scale would keep.",
-                expert=expert,
+                severity="warning",
                 module=min(constants),
-                evidence={"scale": value, "count": len(constants)},
+                scale=value,
+                count=len(constants),
             )
             continue
-        yield finding(
-            "warning" if four or expert in context.base else "fault",
+        yield about(
             "scale_constant",
-            f"{expert}: all {len(constants)} Linears have the same scale, {value:g}: it was filled in, not measured.",
-            expert=expert,
+            expert,
+            f"all {len(constants)} Linears have the same scale, {value:g}: it was filled in, not measured.",
+            severity="warning" if four or expert in context.base else "fault",
             module=min(constants),
-            evidence={"scale": value, "count": len(constants)},
             next_command="export again with calibrated scales",
+            scale=value,
+            count=len(constants),
         )
 
 
@@ -244,7 +251,7 @@ def subnormal_scales(context: Context) -> Iterator[InspectionFinding]:
             f"{small[name] * 100:.0f} % of the block scales of {name} are subnormal or zero in E4M3, in "
             f"{len(small)} Linears, because {why}: the second level must lift them into the format's range.",
             linears=sorted(small),
-            first=name,
+            module=name,
             next_command="export again with weight_scale_2 = amax / (6 * 448)",
             share=small[name],
             global_scale=outer,
@@ -309,14 +316,13 @@ def weight_values(context: Context) -> Iterator[InspectionFinding]:
             and (item.fit is None or item.fit.best.startswith(item.module.code))
         }
         if nans:
-            yield finding(
-                "fault",
+            yield about(
                 "weights_nan",
-                f"{expert}: {sum(nans.values())} of the values that were read are NaN ({listed(sorted(nans))}).",
-                expert=expert,
+                expert,
+                f"{sum(nans.values())} of the values that were read are NaN ({listed(sorted(nans))}).",
                 module=min(nans),
-                evidence={"modules": nans},
                 next_command="export again: a NaN in the weights, or a scale of zero, made these codes",
+                modules=nans,
             )
 
 

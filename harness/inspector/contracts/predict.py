@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
+from harness.formats.modules import PACKED_QKV
 from harness.inspector.contracts.model import Names, Rules, Signal, SwitchRule
 from harness.reading import UnreadableError, parse_foreign
 
@@ -17,7 +18,6 @@ PACKED = ("U8", "I8")
 """Dtypes in which packed FP4 codes may be stored: one byte per two codes."""
 METADATA_KEYS = ("_quantization_metadata", "quantization_config")
 """Keys of a safetensors header that declare a quantization, in the order in which they are read."""
-PACKED_QKV = re.compile(r"^(double_blocks\.\d+\.(img|txt)_attn\.qkv|single_blocks\.\d+\.linear1)\.")
 
 
 class Entry(Protocol):
@@ -119,6 +119,7 @@ def predict(rules: Rules, declared: Declared) -> Prediction:
 
 def _model_config(rules: Rules, declared: Declared) -> _Config | None:
     existing = _parse(rules, declared.config) if declared.config is not None else None
+    # only a declaration of NVFP4 is completed from the tensors
     if existing is not None and existing.method != "nvfp4":
         return existing
     return _merge(rules, existing, _inferred(rules, declared, grouped=existing is not None))

@@ -207,8 +207,8 @@ def test_damaged_candidate_is_refused_and_kept(workspace: Workspace, left: Calla
         path.unlink()
     else:
         path.write_bytes(data[:-1] if how == "truncated" else data[:-1] + b"?")
-    said = {"missing": "is missing", "truncated": "is truncated", "tampered": "was changed"}[how]
-    with pytest.raises(GoldenError, match=f"part '{part}' {said}"):
+    message = {"missing": "is missing", "truncated": "is truncated", "tampered": "was changed"}[how]
+    with pytest.raises(GoldenError, match=f"part '{part}' {message}"):
         accepted(workspace)
     assert digests(workspace) == []
     assert folder.is_dir()

@@ -157,8 +157,8 @@ def test_damaged_part_is_named(
     else:
         path.write_bytes({"tampered": data[:-1] + b"?", "truncated": data[:-1], "longer": data + b"x"}[how])
     source = folder if kind == "folder" else pack(tmp_path / "a.zip", entries(folder))
-    said = {"tampered": "was changed", "truncated": "is truncated", "longer": "is too long", "missing": "is missing"}
-    refused(workspace, source, f"part '{part.split('.')[0]}' {said[how]}")
+    message = {"tampered": "was changed", "truncated": "is truncated", "longer": "is too long", "missing": "is missing"}
+    refused(workspace, source, f"part '{part.split('.')[0]}' {message[how]}")
 
 
 @pytest.mark.parametrize(

@@ -92,10 +92,10 @@ def test_a_death_at_every_step_is_finished_or_undone(ready: tuple[Workspace, str
         with pytest.raises(Killed):
             take(copy, hook=killer(number))
         with copy.locked():
-            said = recover(copy)
+            message = recover(copy)
         seen[name] = state(copy, first)
-        assert len(said) == 1
-        assert ("finished" in said[0]) == (seen[name] == "after") or name == "journal removed"
+        assert len(message) == 1
+        assert ("finished" in message[0]) == (seen[name] == "after") or name == "journal removed"
         assert list(copy.transactions.iterdir()) == []
         with copy.locked():
             assert recover(copy) == ()
@@ -208,13 +208,13 @@ def test_process_that_is_killed_for_real(ready: tuple[Workspace, str], step: str
     assert state(workspace, first) == expected
 
 
-def _accept_one(root: str, case: str, start: Any, said: Any) -> None:
+def _accept_one(root: str, case: str, start: Any, message: Any) -> None:
     start.wait()
     try:
         accept(Workspace(Path(root)), case, reason="r", author="Bob")
-        said.put("accepted")
+        message.put("accepted")
     except GoldenError as error:
-        said.put(error.message)
+        message.put(error.message)
 
 
 def test_two_accepts_of_one_candidate_are_one(workspace: Workspace, left: Callable) -> None:
@@ -238,11 +238,11 @@ def test_accepts_of_several_cases_at_once_all_arrive(workspace: Workspace, left:
 
 def _together(workspace: Workspace, cases: list[str]) -> list[str]:
     context = multiprocessing.get_context("spawn")
-    start, said = context.Barrier(len(cases)), context.Queue()
-    jobs = [context.Process(target=_accept_one, args=(str(workspace.root), case, start, said)) for case in cases]
+    start, message = context.Barrier(len(cases)), context.Queue()
+    jobs = [context.Process(target=_accept_one, args=(str(workspace.root), case, start, message)) for case in cases]
     for job in jobs:
         job.start()
-    answers = [said.get(timeout=60) for _ in jobs]
+    answers = [message.get(timeout=60) for _ in jobs]
     for job in jobs:
         job.join(60)
     return sorted(answers)

@@ -45,7 +45,7 @@ def committed(workspace: Workspace) -> LimitFile:
 
 
 @pytest.mark.parametrize(
-    ("new", "said"),
+    ("new", "message"),
     [
         ((limit(0.5),), "ssim: 0.98 -> 0.5"),
         ((limit(None),), "ssim: 0.98 -> does not gate"),
@@ -55,11 +55,11 @@ def committed(workspace: Workspace) -> LimitFile:
     ],
 )
 def test_limits_that_gate_less_are_refused_and_shown(
-    workspace: Workspace, arrives: Callable, new: tuple[Limit, ...], said: str
+    workspace: Workspace, arrives: Callable, new: tuple[Limit, ...], message: str
 ) -> None:
     first = arrives(limit(0.98), fill=1)
     before = committed(workspace)
-    with pytest.raises(GoldenError, match=f"(?s){said}.*--loosen-limits"):
+    with pytest.raises(GoldenError, match=f"(?s){message}.*--loosen-limits"):
         arrives(*new, golden=first.digest)
     assert committed(workspace) == before
     done = arrives(*new, golden=first.digest, loosen=True)

@@ -58,12 +58,12 @@ def test_a_candidate_that_lies_about_its_frames_is_not_accepted(
 def golden_of(folder: Path, clip: Path, identity: Identity) -> FolderStore:
     """A store with one accepted golden, put there by hand."""
     fields: dict[str, Any] = {"case": "nvfp4", "runner": "b200", "identity": identity, "shape": SHAPE}
-    said: dict[str, Any] = {"created": "2026-01-01T00:00:00+00:00", "author": "Eve", "reason": "by hand"}
+    message: dict[str, Any] = {"created": "2026-01-01T00:00:00+00:00", "author": "Eve", "reason": "by hand"}
     part = describe(clip, "application/vnd.safetensors", "clip.safetensors")
-    manifest = GoldenManifest(**fields, **said, parts={"clip": part}, provenance=Provenance(run="r"))
+    manifest = GoldenManifest(**fields, **message, parts={"clip": part}, provenance=Provenance(run="r"))
     store = FolderStore(folder / "goldens")
     store.add(manifest, {"clip": clip})
-    entry = Accepted(digest=manifest.digest(), reason="by hand", author="Eve", accepted=said["created"])
+    entry = Accepted(digest=manifest.digest(), reason="by hand", author="Eve", accepted=message["created"])
     store.set_index(AcceptedIndex(case="nvfp4", runner="b200", goldens=(entry,)))
     return store
 
