@@ -27,12 +27,13 @@ from benchmarks.attribution_setup import FAULTS, ROOT, Bench, broken_checkpoint,
 from benchmarks.peers import rules_without_weights
 from benchmarks.peers.base import PeerRule
 from harness.frames.clip import Clip, read_clip
-from harness.records.attribution import Attribution
+from harness.judge.attribution import attribute
+from harness.records.attribution import Attribution, Experiments
 from harness.records.base import write_text_atomic
 from harness.records.case_record import CaseRecord
 from harness.records.probe import PROBES, SKETCHES
+from harness.records.run_folder import EXPERIMENTS_FILE, RECORD_FILE
 from harness.session.conductor import Session
-from harness.session.experiments import attribute_folder
 
 TARGET = 0.95
 
@@ -87,6 +88,13 @@ class Row:
             "seconds": self.seconds,
         }
         write_text_atomic(path, json.dumps(data))
+
+
+def attribute_folder(folder: Path) -> Attribution:
+    """Return the attribution that follows from the files of one case in a run's folder."""
+    record, path = CaseRecord.read(folder / RECORD_FILE), folder / EXPERIMENTS_FILE
+    results = Experiments.read(path).results if path.exists() else ()
+    return attribute(record, results)
 
 
 def kept_row(path: Path, fault: Fault) -> Row | None:

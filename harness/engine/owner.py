@@ -355,7 +355,7 @@ class EngineOwner:
         return f"read the engine's log: tail -n 60 {self.log_path}"
 
 
-# Engines by key: reused while they live, replaced after they died, at most ``keep`` at a time.
+# One engine at a time: reused while it lives and its case fits, else replaced.
 
 
 Resolve = Callable[[Case], Mapping[str, Path]]
@@ -364,7 +364,9 @@ RuntimeEnvironment = Callable[[Case], Mapping[str, str]]
 
 
 class EnginePool:
-    """Starts engines, and reuses them while they live.
+    """Starts engines, one at a time, and reuses the living one.
+
+    A device that is full of one 14 B model has no room for another.
 
     Args:
         workdir: folder for the engines' logs.
@@ -372,8 +374,6 @@ class EnginePool:
         resolve: returns the folder of every checkpoint of a case, by role.
         device: ``cpu``, ``cuda`` or ``auto``.
         runner: name that goes into fingerprints.
-        keep: how many engines may live at once. Default 1: a device that is full of one 14 B model has no room for
-            another. The least recently used engine is closed to make room.
         allow_python_backend, root: see ``EngineOwner``.
         runtime_env: returns the variables that give an engine the place of its case's runtime.
     """
@@ -386,17 +386,14 @@ class EnginePool:
         *,
         device: str = "auto",
         runner: str = "",
-        keep: int = 1,
         allow_python_backend: bool = False,
         root: Path | None = None,
         runtime_env: RuntimeEnvironment = lambda _case: {},
     ) -> None:
-        if keep < 1:
-            raise ValueError("keep is at least 1")
         self._workdir, self._device_env, self._resolve = workdir, device_env, resolve
-        self._device, self._runner, self._keep = device, runner, keep
+        self._device, self._runner = device, runner
         self._allow_python, self._root, self._runtime_env = allow_python_backend, root, runtime_env
-        self._engines: dict[str, EngineOwner] = {}
+        self._engine: EngineOwner | None = None
         self.loads = 0
         """Number of started engines, that is of model loads."""
 
@@ -408,18 +405,14 @@ class EnginePool:
         Raises:
             QuantgateError: as ``EngineOwner.start``; nothing is left running then.
         """
-        key = engine_key(case)
-        # removed and inserted again below: the order of the dictionary is the order of last use
-        engine = self._engines.pop(key, None)
+        engine, key = self._engine, engine_key(case)
         resolved = {role: path.resolve() for role, path in self._resolve(case).items()}
         paths, files = pictures.split(resolved)
-        if engine is not None and not (engine.alive and engine.stamps == stamps_of(paths)):
-            engine.close()
+        if engine is not None and not (engine.key == key and engine.alive and engine.stamps == stamps_of(paths)):
+            # closed before the next load: two models at once may not fit on the device
+            self.close_all()
             engine = None
         if engine is None:
-            # room is made before the load: two models at once may not fit on the device
-            while len(self._engines) >= self._keep:
-                self._engines.pop(next(iter(self._engines))).close()
             engine = EngineOwner(
                 case,
                 self._workdir,
@@ -432,28 +425,28 @@ class EnginePool:
             )
             self.loads += 1
             engine.start(on_progress)
-        self._engines[key] = engine
+            self._engine = engine
         # the living engine may still hold the pictures of another case
         engine.hand_over(case, files)
         return engine
 
     def prepare(self, case: Case) -> None:
         """Start a warm process that makes the backend's imports while the case is inspected. Returns at once."""
-        if case.backend in WARM_BACKENDS and engine_key(case) not in self._engines:
+        if case.backend in WARM_BACKENDS and (self._engine is None or self._engine.key != engine_key(case)):
             device_env = {**self._device_env, **({"CUDA_VISIBLE_DEVICES": ""} if self._device == "cpu" else {})}
             with contextlib.suppress(QuantgateError, OSError):  # the start of the engine reports the same error
                 SHARED.get(engine_environment(case, device_env))
 
     def discard(self, case: Case) -> None:
         """Close the engine of ``case``, if it lives. The next ``get`` starts a fresh engine."""
-        engine = self._engines.pop(engine_key(case), None)
-        if engine is not None:
-            engine.close()
+        if self._engine is not None and self._engine.key == engine_key(case):
+            self.close_all()
 
     def close_all(self) -> None:
-        """End every engine."""
-        while self._engines:
-            self._engines.popitem()[1].close()
+        """End the engine, if one lives."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
 
     def __enter__(self) -> EnginePool:
         return self

@@ -44,15 +44,12 @@ class Pending:
     fault: str = ""
 
 
-def candidate_of(
-    record: CaseRecord, files: Mapping[str, Path], *, run_code: str = "", limits: LimitFile | None = None
-) -> Candidate:
+def candidate_of(record: CaseRecord, files: Mapping[str, Path], *, limits: LimitFile | None = None) -> Candidate:
     """Return the candidate that a case's record and its files make.
 
     Args:
         record: record of a run with an identity, which becomes the golden's.
         files: path by part name: ``clip``, ``trace``, ``sketches``, ... Media types follow from the suffixes.
-        run_code: commit of the code under test, if the record's fingerprint has none.
         limits: limits measured against this candidate; their ``golden_digest`` is set to the clip's sha256.
 
     Raises:
@@ -76,7 +73,7 @@ def candidate_of(
         parts=parts,
         shape=record.generation.shape if CLIP in files and record.generation is not None else None,
         created=record.started,
-        provenance=Provenance(run=record.run, code=run_code or code, fingerprint=record.fingerprint),
+        provenance=Provenance(run=record.run, code=code, fingerprint=record.fingerprint),
         outcome=record.verdict.outcome,
         summary=record.verdict.summary,
         golden=record.golden,
@@ -90,7 +87,6 @@ def leave(
     record: CaseRecord,
     files: Mapping[str, Path],
     *,
-    run_code: str = "",
     limits: LimitFile | None = None,
     run_folder: Path | None = None,
 ) -> Path:
@@ -98,7 +94,7 @@ def leave(
 
     Args:
         workspace: the project.
-        record, files, run_code, limits: as for :func:`candidate_of`.
+        record, files, limits: as for :func:`candidate_of`.
         run_folder: the case's folder of the run, such as ``runs/<run>/<case>``: ``candidate.json`` is written there
             too, so that an uploaded run is an artifact for ``accept --from``. Files that lie there under the names
             ``<part><suffix>`` stay in place; others are copied there.
@@ -109,7 +105,7 @@ def leave(
     Raises:
         GoldenError: as :func:`candidate_of`.
     """
-    candidate = candidate_of(record, files, run_code=run_code, limits=limits)
+    candidate = candidate_of(record, files, limits=limits)
     if run_folder is not None:
         write_candidate(run_folder, candidate, files)
     return leave_candidate(workspace, candidate, files)

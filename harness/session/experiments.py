@@ -26,7 +26,6 @@ from harness.records.run_folder import (
     GOLDEN_CLIP_FILE,
     GOLDEN_LATENTS_FILE,
     PROBES_FILE,
-    RECORD_FILE,
     SKETCHES_FILE,
 )
 from harness.session.probing import base_case
@@ -52,8 +51,8 @@ PassesLimits = Callable[[Generation, Clip], bool | None]
 def investigate(laboratory: Laboratory, record: CaseRecord) -> Attribution:
     """Run the experiments that the judge requests, and repeat until it names the cause or the time is up.
 
-    All results are written to ``experiments.json`` beside the record: ``attribute_folder`` derives the same
-    attribution from the run's folder alone.
+    All results are written to ``experiments.json`` beside the record: with both files `attribute` derives the same
+    attribution anywhere.
     """
     began, results = time.monotonic(), list[ExperimentResult]()
     # the judge decides anew after each round, because its next question depends on the results
@@ -65,13 +64,6 @@ def investigate(laboratory: Laboratory, record: CaseRecord) -> Attribution:
     Experiments(results=tuple(results), budget=laboratory.budget, seconds=seconds).write(
         laboratory.folder / EXPERIMENTS_FILE
     )
-    return attribute(record, results)
-
-
-def attribute_folder(folder: Path) -> Attribution:
-    """Return the attribution that follows from the files of one case in a run's folder."""
-    record, path = CaseRecord.read(folder / RECORD_FILE), folder / EXPERIMENTS_FILE
-    results = Experiments.read(path).results if path.exists() else ()
     return attribute(record, results)
 
 

@@ -58,7 +58,6 @@ def noisy_runs(
     origin: str,
     count: int,
     report_line: ReportLine,
-    first_seed: int = 1,
     begin: ReportLine = lambda _label: None,
 ) -> tuple[Run, ...]:
     """Make ``count`` disturbed runs of a case in one process, with each of ``NOISES`` in turn.
@@ -76,7 +75,7 @@ def noisy_runs(
     with _engine(context, case, resolve_case(case, context.root)) as engine:
         for index in range(count):
             name, places = NOISES[index % len(NOISES)]
-            seed = first_seed + index
+            seed = 1 + index
             begin(f"{case.id}, {name}-{seed}")
             noise: dict[str, Json] = {"seed": seed, "dtype": "bf16", **places}
             try:

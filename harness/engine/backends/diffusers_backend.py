@@ -22,7 +22,7 @@ from harness.engine.backends.wan_alone import decode_latents, save_latents, sche
 from harness.engine.backends.wan_attention import AttentionCheck, AttentionScales, measured_scales
 from harness.engine.backends.wan_condition import ConditionWatch
 from harness.engine.backends.wan_loading import DTYPES, EXPERTS, load_pipeline
-from harness.engine.backends.wan_recorder import FloatWatch, Observer, Recorder, rounded
+from harness.engine.backends.wan_recorder import FloatWatch, Recorder, rounded
 from harness.engine.dtypes import DtypeWatch, first_call
 from harness.engine.held import HeldWeights
 from harness.engine.meter import Meter
@@ -53,8 +53,6 @@ class DiffusersBackend:
         self._promised: dict[str, dict[str, str]] = {}
         self._scheduler_config: dict[str, Any] = {}
         self._generations = 0
-        self.observers: list[Observer] = []
-        """Called after every denoising step of every generation."""
 
     def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
         """See ``Backend``."""
@@ -104,7 +102,7 @@ class DiffusersBackend:
         meter = self._meter(case)
         began = time.perf_counter()
         condition, watch = ConditionWatch(pipe, inputs, sampling.num_frames), FloatWatch()
-        recorder = Recorder(pipe, sampling.num_inference_steps, emit, self.observers, latents, condition)
+        recorder = Recorder(pipe, sampling.num_inference_steps, emit, latents, condition)
         scales, check = AttentionScales(), AttentionCheck()
         handle = pipe.vae.decoder.register_forward_hook(watch)
         try:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -29,25 +28,6 @@ from harness.frames.clip import Clip
 from harness.records.base import Json
 from harness.records.generation import Alone, Expert, FloatStats, ModelCall, Step
 
-
-@dataclass(frozen=True, eq=False)
-class Moment:
-    """One finished denoising step with its tensors, for observers that need more than the trace."""
-
-    index: int
-    timestep: float
-    expert: Expert
-    latents_before: torch.Tensor
-    """[1, C, T, H, W], float32; the expert gets them cast to its dtype."""
-    velocity: torch.Tensor
-    """[1, C, T, H, W]: the prediction after guidance."""
-    latents_after: torch.Tensor
-
-
-Observer = Callable[[Moment], None]
-"""Called with each step. It must not change the tensors."""
-
-
 KEPT = 0.02
 """Relative error up to which predictions make a velocity: a combination in bfloat16 is about .005 off."""
 
@@ -60,13 +40,12 @@ class Recorder:
         pipe: Any,
         steps: int,
         emit: Emit,
-        observers: Sequence[Observer] = (),
         initial: torch.Tensor | None = None,
         condition: ConditionWatch | None = None,
     ) -> None:
         """Prepare to watch ``pipe`` for ``steps`` steps; ``initial`` are the latents passed to it."""
         self._condition = condition
-        self._pipe, self._count, self._emit, self._observers = pipe, steps, emit, tuple(observers)
+        self._pipe, self._count, self._emit = pipe, steps, emit
         self._passes: list[Pass] = []
         self._earlier: tuple[int, list[Pass]] = (0, [])
         self._expert = "transformer"
@@ -198,9 +177,7 @@ class Recorder:
             if not self.steps:
                 self._first(latents)
             result = step(velocity, timestep, latents, **options)
-            expert = self._record(velocity, float(timestep), latents, result[0])
-            for observer in self._observers:
-                observer(Moment(len(self.steps) - 1, float(timestep), expert, latents, velocity, result[0]))
+            self._record(velocity, float(timestep), latents, result[0])
             return result
 
         return wrapped
@@ -211,7 +188,7 @@ class Recorder:
         self.sigmas, self.timesteps = (numbers(getattr(scheduler, name, None)) for name in ("sigmas", "timesteps"))
         self.repeated_frames = repeated_frames(latents)
 
-    def _record(self, velocity: torch.Tensor, timestep: float, before: torch.Tensor, after: torch.Tensor) -> Expert:
+    def _record(self, velocity: torch.Tensor, timestep: float, before: torch.Tensor, after: torch.Tensor) -> None:
         # a cache may leave out the experts for a whole step: the step is then the last expert's, without a call
         expert = cast("Expert", self._passes[-1].expert if self._passes else self._expert)
         self._expert = expert
@@ -243,7 +220,6 @@ class Recorder:
         )
         self.steps.append(record)
         self._emit({"stage": "denoise", "step": len(self.steps), "steps": self._count, "seconds": record.seconds})
-        return expert
 
     def _velocity_source(self, velocity: torch.Tensor) -> tuple[float | None, int | None]:
         """Return the velocity's distance from this step's predictions, and the earlier step that made it, if one did.
