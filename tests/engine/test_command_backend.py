@@ -227,7 +227,7 @@ def test_a_program_of_another_machine_cannot_be_started(tmp_path: Path) -> None:
     program.write_bytes(b"\x7fELF of another machine")
     program.chmod(0o755)
     with pytest.raises(InfraError, match="cannot be started: Exec format error") as caught:
-        _run([str(program)], tmp_path, _case(command=[str(program), "{case_json}", "{out}"]))
+        _run([str(program)], tmp_path, _case(command=[str(program), "{case_json}", "{out}"]), tmp_path)
     assert caught.value.remedy.startswith("begin `command` with a program for this machine")
 
 
