@@ -105,7 +105,8 @@ def _choose(out: Path, folder: Path) -> tuple[Container, list[Path]]:
             )
         if files:
             return container, sorted(files, key=_natural)
-    written = [f"{path.name} {_describe(path)}" for path in [*_files(out, folder), *_not_files(out, folder)]]
+    # plain files first: they are more likely to be what the program took for its result
+    written = [f"{path.name} {_describe(path)}" for path in sorted(_written(out, folder), key=_is_no_file)]
     # if nothing was written, the engine's log is the place to look: the parent names it if an error has no remedy
     raise _refused(
         f"the program's result cannot be read: {', '.join(written[:_MOST_LISTED]) or 'it wrote nothing'}; "
@@ -113,13 +114,6 @@ def _choose(out: Path, folder: Path) -> tuple[Container, list[Path]]:
         out,
         remedy=FORMS if written else "",
     )
-
-
-def _not_files(out: Path, folder: Path) -> list[Path]:
-    """Return what lies in the places for frames and is no plain file: links, pipes, a folder without files."""
-    beside = sorted(out.parent.glob(f"{out.name}*")) if out.parent.is_dir() else []
-    inside = sorted(folder.rglob("*")) if folder.is_dir() else []
-    return [path for path in [*beside, *inside] if path.is_symlink() or not path.is_file()]
 
 
 _OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
@@ -154,14 +148,22 @@ def _describe(path: Path) -> str:
     return "is a text file" if is_text else "begins like no format that is read"
 
 
-def _files(out: Path, folder: Path) -> list[Path]:
-    """Return the files that may hold frames. Links are not followed: they could lead to a golden."""
-    beside = sorted(out.parent.glob(f"{out.name}*")) if out.parent.is_dir() else []
-    places = [path for path in beside if path.is_file() and not path.is_symlink()]
+def _written(out: Path, folder: Path) -> list[Path]:
+    """Return everything that lies in the places for frames: files, folders, links, pipes."""
+    places = sorted(out.parent.glob(f"{out.name}*")) if out.parent.is_dir() else []
     for place in (out, folder):
         if place.is_dir() and not place.is_symlink():
-            places += sorted(path for path in place.rglob("*") if path.is_file() and not path.is_symlink())
+            places += sorted(place.rglob("*"))
     return list(dict.fromkeys(places))
+
+
+def _is_no_file(path: Path) -> bool:
+    return path.is_symlink() or not path.is_file()
+
+
+def _files(out: Path, folder: Path) -> list[Path]:
+    """Return the files that may hold frames. Links are not followed: they could lead to a golden."""
+    return [path for path in _written(out, folder) if not _is_no_file(path)]
 
 
 def container_of(path: Path) -> Container | None:
